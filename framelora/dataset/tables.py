@@ -1,0 +1,59 @@
+"""Reading the indexes: windows as objects, cached tensors by unit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+from torch import Tensor
+
+from framelora.cells.store import MissingCell, Store
+from framelora.compute import unpack
+from framelora.console import UserError
+from framelora.families.base import Window
+from framelora.files import column, read_table
+
+LATENTS_SCHEMA = pa.schema(
+    [
+        column("kind", pa.string(), "what was encoded, in the family's words"),
+        column("unit", pa.string(), "id of the shot or frame it was made of"),
+        column("cell", pa.string(), "key of its cell (kind encode/ and this kind)"),
+        column("digest", pa.string(), "SHA-256 of the cell's payload"),
+        column("tensors", pa.string(), "name, dtype and shape of each tensor, as JSON"),
+    ]
+)
+
+
+def read_windows(path: Path) -> list[Window]:
+    """Windows and image pairs of a table of `dataset.pairs.PAIRS_SCHEMA`."""
+    table = read_table(path)[list(Window.__dataclass_fields__)]
+    return [Window(**row) for row in table.to_dict("records")]
+
+
+class LatentsReader:
+    """Gives the cached tensors of units that an index of `LATENTS_SCHEMA` names."""
+
+    def __init__(self, store: Store, paths: Iterable[Path]) -> None:
+        self.store = store
+        self.cells: dict[tuple[str, str], str] = {}
+        self.digests: dict[tuple[str, str], str] = {}
+        for path in paths:
+            for row in read_table(path).itertuples():
+                self.cells[row.kind, row.unit] = row.cell
+                self.digests[row.kind, row.unit] = row.digest
+        self.read = functools.lru_cache(maxsize=64)(self._read)
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """Keys of all cells of the indexes, by the cells' kind."""
+        kinds: dict[str, list[str]] = {}
+        for (kind, _), key in self.cells.items():
+            kinds.setdefault(f"encode/{kind}", []).append(key)
+        return kinds
+
+    def _read(self, kind: str, unit: str) -> dict[str, Tensor]:
+        try:
+            return unpack(self.store.read(f"encode/{kind}", self.cells[kind, unit])[1])
+        except MissingCell:
+            raise UserError(f"the {kind} of {unit} were lost while they were in use: run `dvc repro` again") from None

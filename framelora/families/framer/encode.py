@@ -1,0 +1,98 @@
+"""What Framer caches: VAE posteriors of whole shots, and what it needs of the frames that are ends of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from framelora.compute import DTYPES
+from framelora.digest import draw_seed, sha256
+from framelora.families.base import EncodeUnit, Window
+from framelora.families.framer.model import load_image_encoder, load_vae
+from framelora.families.framer.units import end_unit
+
+if TYPE_CHECKING:
+    from framelora.params import Framer
+
+PACKAGES = ("torch", "diffusers", "transformers")
+
+
+def plan_units(shots: pd.DataFrame, windows: Iterable[Window]) -> list[EncodeUnit]:
+    """What has to be encoded.
+
+    SVD's VAE sees one frame at a time, so the clean latents are cached for a whole shot and windows are cut from them
+    in training: another stride, length or split encodes nothing anew. Only frames that are ends need more.
+
+    Args:
+        shots: table of `dataset.pairs.SHOTS_SCHEMA`.
+        windows: windows and image pairs.
+    """
+    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
+    for window in windows:
+        for shot, frame in window.ends:
+            units.add(EncodeUnit("ends", end_unit(shot, frame), shot, (frame,)))
+    return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))
+
+
+def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
+    """Parameters that change a unit's bytes."""
+    if unit.kind == "latents":
+        return {"vae_batch": params.encode.vae_batch, "dtype": params.encode.dtype}
+    return {"noise_aug_strength": params.conditioning.noise_aug_strength, "dtype": params.encode.dtype}
+
+
+def to_signed(frames: NDArray[np.uint8]) -> Tensor:
+    """RGB frames `[F, H, W, 3]`, 0..255, as `[F, 3, H, W]` in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+class Encoder:
+    """VAE and CLIP vision tower of a base model."""
+
+    def __init__(self, base: Path, params: Framer, device: torch.device) -> None:
+        self.params = params
+        self.device = device
+        self.vae = load_vae(base).to(device).eval().requires_grad_(False)
+        encoder, self.processor = load_image_encoder(base)
+        self.image_encoder = encoder.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Encode a unit's frames `[F, H, W, 3]`.
+
+        Returns:
+            For `latents`: `mean` and `std` `[F, C, h, w]` of the VAE's posterior, not scaled by its scaling factor.
+            For `ends`: `image_embeds` `[D]` (CLIP), `condition_latents` `[C, h, w]`: posterior mode of the frame with
+            pixel noise, not scaled (SVD's convention; StableVideoDiffusionPipeline._encode_vae_image).
+        """
+        pixels = to_signed(frames).to(self.device)
+        if unit.kind == "latents":
+            parts = [self.vae.encode(batch).latent_dist for batch in pixels.split(self.params.encode.vae_batch)]
+            tensors = {"mean": torch.cat([part.mean for part in parts]), "std": torch.cat([part.std for part in parts])}
+        else:
+            # The noise is the frame's own: a function of its pixels, whatever window it ends.
+            generator = torch.Generator().manual_seed(draw_seed("condition-noise", sha256(frames.tobytes())))
+            noise = torch.randn(pixels.shape, generator=generator).to(self.device)
+            noisy = pixels + self.params.conditioning.noise_aug_strength * noise
+            tensors = {
+                "condition_latents": self.vae.encode(noisy).latent_dist.mode()[0],
+                "image_embeds": self.image_encoder(self.clip_pixels(pixels)).image_embeds[0],
+            }
+        dtype = DTYPES[self.params.encode.dtype]
+        return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+    def clip_pixels(self, pixels: Tensor) -> Tensor:
+        """Prepare frames `[F, 3, H, W]` in [-1, 1] for CLIP: antialiased bicubic resize, then CLIP's mean and std."""
+        side = self.image_encoder.config.image_size
+        resized = functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
+        mean = torch.tensor(self.processor.image_mean, device=pixels.device)[:, None, None]
+        std = torch.tensor(self.processor.image_std, device=pixels.device)[:, None, None]
+        return ((resized + 1.0) / 2.0 - mean) / std

@@ -1,0 +1,132 @@
+"""Framer's networks: Stable Video Diffusion given a first and a last frame.
+
+Names and shapes follow the published checkpoint (aim-uofa/Framer, `models_diffusers/`): a stock
+spatio-temporal UNet whose `conv_in` takes 2C+1 channels instead of 2C, plus one learned `mask_token`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+# The Linear layers that the FramerTurbo guide adapts (attention, projections and feed-forward, spatial and temporal).
+DEFAULT_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+
+
+class FramerUNet(UNetSpatioTemporalConditionModel):
+    """SVD's UNet with a learned token that stands for the unknown latents of the middle frames.
+
+    Input per frame: C noisy latents, C condition latents (mask token on the middles), 1 mask channel.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | None = None,
+        in_channels: int = 9,
+        out_channels: int = 4,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlockSpatioTemporal",
+            "CrossAttnDownBlockSpatioTemporal",
+            "CrossAttnDownBlockSpatioTemporal",
+            "DownBlockSpatioTemporal",
+        ),
+        up_block_types: tuple[str, ...] = (
+            "UpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal",
+        ),
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        addition_time_embed_dim: int = 256,
+        projection_class_embeddings_input_dim: int = 768,
+        layers_per_block: int | tuple[int] = 2,
+        cross_attention_dim: int | tuple[int] = 1024,
+        transformer_layers_per_block: int | tuple[int] | tuple[tuple] = 1,
+        num_attention_heads: int | tuple[int, ...] = (5, 10, 20, 20),
+        num_frames: int = 25,
+    ) -> None:
+        super().__init__(
+            sample_size=sample_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down_block_types=down_block_types,
+            up_block_types=up_block_types,
+            block_out_channels=block_out_channels,
+            addition_time_embed_dim=addition_time_embed_dim,
+            projection_class_embeddings_input_dim=projection_class_embeddings_input_dim,
+            layers_per_block=layers_per_block,
+            cross_attention_dim=cross_attention_dim,
+            transformer_layers_per_block=transformer_layers_per_block,
+            num_attention_heads=num_attention_heads,
+            num_frames=num_frames,
+        )
+        self.mask_token = nn.Parameter(torch.randn(1, 1, out_channels, 1, 1))
+
+    def condition(self, first: Tensor, last: Tensor, num_frames: int) -> Tensor:
+        """Lay the condition channels of a clip: first and last latents at the ends, the mask token between.
+
+        Args:
+            first: condition latents of the first frame, unscaled, `[B, C, h, w]`.
+            last: the same of the last frame.
+            num_frames: F, at least 3.
+
+        Returns:
+            `[B, F, C+1, h, w]`: C condition channels and the mask (0 on both ends, 1 elsewhere).
+        """
+        batch_size, channels, height, width = first.shape
+        middle = self.mask_token.to(first.dtype).expand(batch_size, num_frames - 2, channels, height, width)
+        latents = torch.cat([first[:, None], middle, last[:, None]], dim=1)
+        mask = torch.ones_like(latents[:, :, :1])
+        mask[:, 0] = 0
+        mask[:, -1] = 0
+        return torch.cat([latents, mask], dim=2)
+
+
+def load_unet(base: Path, dtype: torch.dtype = torch.float32) -> FramerUNet:
+    """Load the denoiser of a base model folder (`base/unet`)."""
+    return FramerUNet.from_pretrained(base / "unet", torch_dtype=dtype, local_files_only=True)
+
+
+def load_vae(base: Path) -> AutoencoderKLTemporalDecoder:
+    """Load the VAE (`base/vae`) in fp32: half precision is known to give black frames (`force_upcast`)."""
+    return AutoencoderKLTemporalDecoder.from_pretrained(base / "vae", local_files_only=True)
+
+
+def load_image_encoder(base: Path) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
+    """Load the CLIP vision tower and its image statistics (`base/image_encoder`, `base/feature_extractor`)."""
+    encoder = CLIPVisionModelWithProjection.from_pretrained(base / "image_encoder", local_files_only=True)
+    processor = CLIPImageProcessor.from_pretrained(base / "feature_extractor", local_files_only=True)
+    return encoder, processor
+
+
+def load_scheduler(base: Path) -> EulerDiscreteScheduler:
+    """Load the sampler's configuration (`base/scheduler`)."""
+    return EulerDiscreteScheduler.from_pretrained(base / "scheduler", local_files_only=True)
+
+
+def vae_scaling_factor(base: Path) -> float:
+    """Read the VAE's scaling factor from its config, without building the VAE."""
+    config: dict[str, Any] = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)
+    return float(config["scaling_factor"])
+
+
+def added_time_ids(batch_size: int, fps: int, motion_bucket_id: int, noise_aug_strength: float) -> Tensor:
+    """SVD's micro-conditioning `[B, 3]`: (fps - 1, motion bucket, noise augmentation of the condition images).
+
+    SVD was trained on fps - 1 (Framer's pipeline passes the same); training and rendering use this one function.
+    """
+    return torch.tensor([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=torch.float32).repeat(batch_size, 1)
+
+
+def bare_unet(unet: nn.Module) -> FramerUNet:
+    """The UNet inside the wrappers of peft and accelerate."""
+    while not isinstance(unet, FramerUNet):
+        unet = unet.module if hasattr(unet, "module") else unet.get_base_model()
+    return unet

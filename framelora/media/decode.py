@@ -1,0 +1,148 @@
+"""Source files to shots of frames: every frame is decoded once, cuts are found on the way."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import decord
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scenedetect import FrameTimecode
+from scenedetect.detector import FlashFilter
+from scenedetect.detectors import ContentDetector
+
+from framelora.media.buckets import centre_crop, cover, nearest_bucket
+from framelora.media.probe import DEMUXERS, Unreadable, begins_as, open_image, probe_video
+
+CHUNK = 32  # frames decoded at once; it bounds memory and changes no pixel
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames between two cuts at an even rate.
+
+    Attributes:
+        frames: `[F, H, W, 3]` RGB, 0..255.
+        times: display time of each frame in the source, in seconds.
+        fps: rate of the frames.
+    """
+
+    frames: NDArray[np.uint8]
+    times: list[float]
+    fps: float
+
+
+def check_damage(path: Path) -> None:
+    """Decode a video with ffmpeg's strictest error detection and throw the pictures away.
+
+    decord hides damage: its decoder paints over broken macroblocks and says nothing.
+
+    Raises:
+        Unreadable: some part of the stream is damaged or cut off.
+    """
+    command = (
+        ffmpeg.input(
+            str(path),
+            format=DEMUXERS[path.suffix.lower()],
+            protocol_whitelist="file,pipe",
+            err_detect="explode",
+        )["v:0"]
+        .output("pipe:", format="null")
+        .global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-xerror")
+        .compile(cmd=imageio_ffmpeg.get_ffmpeg_exe())
+    )
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["unknown reason"])[0]
+        raise Unreadable(f"is damaged or cut off ({reason.split('] ', 1)[-1][:120]})")
+
+
+def sample_times(times: Sequence[float], fps: float, target_fps: float) -> tuple[list[int], float]:
+    """Choose the frames to keep: at each tick of the target rate, the frame that a player shows at that time.
+
+    Args:
+        times: time stamps of all frames, ascending, in seconds.
+        fps: the source's average rate.
+        target_fps: rate to keep; a slower source keeps its own.
+
+    Returns:
+        Indices into `times` (ascending; one stands twice where a source of variable rate holds a picture longer than a
+        tick), and the rate that results.
+    """
+    rate = min(fps, target_fps) if fps > 0 else target_fps
+    end = times[-1] + (1 / fps if fps > 0 else 0.0)
+    ticks = times[0] + np.arange(max(1, math.floor((end - times[0]) * rate + 1e-6))) / rate
+    # A microsecond of slack: time stamps are rounded to the container's clock.
+    return (np.searchsorted(np.asarray(times), ticks + 1e-6, side="right") - 1).tolist(), rate
+
+
+def decode_video(
+    path: Path,
+    *,
+    target_fps: float,
+    buckets: Sequence[str],
+    shot_threshold: float,
+    min_shot_seconds: float,
+    max_shot_seconds: float,
+) -> Iterator[Shot]:
+    """Decode a video once, from its first frame to its last, and yield its shots as they end.
+
+    Frames are scaled by the decoder to cover the bucket nearest to the displayed aspect, then centre-cropped. Cuts are
+    found on those frames at the source's full rate.
+
+    Raises:
+        Unreadable: the file is no video, or is damaged.
+    """
+    facts = probe_video(path)
+    assert begins_as(path)  # decord chooses its demuxer by content: only a true container reaches it
+    check_damage(path)
+    bucket = nearest_bucket(facts.width, facts.height, buckets)
+    scaled = cover(facts.width, facts.height, bucket)
+    try:
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=scaled[0], height=scaled[1], num_threads=1)
+        times = reader.get_frame_timestamp(range(len(reader)))[:, 0].tolist()
+        kept, fps = sample_times(times, facts.fps, target_fps)
+        copies = np.bincount(kept, minlength=len(times))  # how often each frame of the source is kept
+        detector = ContentDetector(
+            threshold=shot_threshold, min_scene_len=min_shot_seconds, filter_mode=FlashFilter.Mode.SUPPRESS
+        )
+        frames: list[NDArray[np.uint8]] = []
+        stamps: list[float] = []
+        longest = max(1, int(max_shot_seconds * fps))
+        clock = Fraction(facts.fps).limit_denominator(1001) or Fraction(25)
+
+        for start in range(0, len(times), CHUNK):
+            chunk = reader.get_batch(list(range(start, min(start + CHUNK, len(times))))).asnumpy()
+            for index, frame in enumerate(centre_crop(chunk, bucket), start):
+                bgr = np.ascontiguousarray(frame[..., ::-1])
+                cut = detector.process_frame(FrameTimecode(index, fps=clock), bgr)
+                if frames and (cut or len(frames) >= longest):
+                    yield Shot(np.stack(frames), stamps, fps)
+                    frames, stamps = [], []
+                frames.extend([frame] * int(copies[index]))
+                stamps.extend([round(times[index], 6)] * int(copies[index]))
+    except decord.DECORDError as error:
+        reason = str(error).strip().splitlines()[0].split("] ")[-1]
+        raise Unreadable(f"can't be decoded ({reason[:160]})") from None
+    if frames:
+        yield Shot(np.stack(frames), stamps, fps)
+
+
+def decode_image(path: Path, buckets: Sequence[str]) -> Shot:
+    """Decode an image to one frame: scaled (antialiased bicubic) to cover its bucket, then centre-cropped.
+
+    Raises:
+        Unreadable: as `open_image` does.
+    """
+    image = open_image(path)
+    bucket = nearest_bucket(image.width, image.height, buckets)
+    scaled = image.resize(cover(image.width, image.height, bucket), Image.Resampling.BICUBIC)
+    return Shot(centre_crop(np.asarray(scaled)[None], bucket), [0.0], 0.0)

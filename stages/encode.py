@@ -1,0 +1,122 @@
+"""Encode shots and end frames once: VAE posteriors and image embeddings, cached on disk for training and rendering.
+
+Reads data/frames.parquet, data/pairs_*.parquet and the base model. Writes data/latents_{train,val,test}.parquet
+(indexes: the latents are cells).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import typer
+from numpy.typing import NDArray
+
+from framelora import files
+from framelora.base_model import fingerprint
+from framelora.cells.fill import Computed, Filling, Shard, ensure
+from framelora.cells.store import Cell, Store, open_store
+from framelora.compute import check_finite, configure_torch, pack
+from framelora.console import UserError, command
+from framelora.dataset.pairs import SPLITS
+from framelora.dataset.tables import LATENTS_SCHEMA, read_windows
+from framelora.digest import canonical_json
+from framelora.families.base import EncodeUnit, Window
+from framelora.media.lossless import decode_frames
+from framelora.params import Params, load_params
+from framelora.source import load_part, source_digest
+from framelora.versions import versions
+
+
+def plan(params: Params, shots: pd.DataFrame, windows: list[Window], device: str) -> dict[EncodeUnit, Cell]:
+    """The cell of every unit that the shots and windows need."""
+    family = load_part(params.model.family, "encode")
+    shared = {
+        "base": fingerprint(Path(params.model.base)),
+        "device": device,
+        "code": source_digest(family.__name__),
+        "versions": versions(*family.PACKAGES),
+    }
+    cells = {}
+    for unit in family.plan_units(shots.reset_index(), windows):
+        shot = shots.loc[unit.shot]
+        inputs = {"frames": shot.digest, "numbers": unit.frames, **family.unit_inputs(unit, params.family), **shared}
+        cells[unit] = Cell(f"encode/{unit.kind}", shot.content_id, inputs)
+    return cells
+
+
+class Encoding:
+    """Computes cells. The encoders are built when the first missing cell asks for them."""
+
+    def __init__(self, params: Params, store: Store, shots: pd.DataFrame, cells: dict[EncodeUnit, Cell]) -> None:
+        self.params = params
+        self.store = store
+        self.shots = shots
+        self.units = {cell.key: unit for unit, cell in cells.items()}
+        # Units come ordered by shot, so that each shot is unpacked once.
+        self.frames = functools.lru_cache(maxsize=1)(self.read_frames)
+
+    def prepare(self, missing: list[Cell]) -> None:
+        """Make sure that the frames of the missing cells are there; build the encoders."""
+        shots = {self.units[cell.key].shot for cell in missing}
+        ensure(self.store, "extract/frames", self.shots.loc[sorted(shots)].cell, "stages.extract")
+        family = load_part(self.params.model.family, "encode")
+        self.encoder: Any = family.Encoder(Path(self.params.model.base), self.params.family, configure_torch())
+
+    def read_frames(self, shot: str) -> NDArray[np.uint8]:
+        """Frames of a shot, `[F, H, W, 3]`."""
+        return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
+
+    def compute(self, cell: Cell) -> Computed:
+        """Encode one unit. A NaN is an error, never a cell."""
+        unit = self.units[cell.key]
+        frames = self.frames(unit.shot)
+        tensors = self.encoder.encode(unit, frames if unit.frames is None else frames[list(unit.frames)])
+        try:
+            check_finite(tensors, f"{unit.kind} of {unit.unit}")
+        except FloatingPointError as error:
+            raise UserError(f"{error}: the base's encoder fails on these frames (encode.dtype too narrow?)") from None
+        shapes = {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape] for name, tensor in tensors.items()}
+        yield cell, pack(tensors), {"tensors": canonical_json(shapes)}
+
+
+def main(
+    shard: str = typer.Option("", help="Fill the cells of share i of n only, as i/n; write no index."),
+    fill: bool = typer.Option(False, help="Fill missing cells; write no index."),
+) -> None:
+    """Encode what the pairs need."""
+    params = load_params()
+    store = open_store()
+    shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
+    windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in SPLITS}
+    everything = [window for split in SPLITS for window in windows[split]]
+    cells = plan(params, shots, everything, configure_torch().type)
+
+    filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
+    encoding = Encoding(params, store, shots, cells)
+    filling.fill(list(cells.values()), encoding.compute, encoding.prepare)
+    filling.close()
+    if shard or fill:
+        return
+    stored = dict(zip(((unit.kind, unit.unit) for unit in cells), filling.gather(cells.values()), strict=True))
+    units_of = load_part(params.model.family, "units").units_of
+    for split in SPLITS:
+        needed = sorted({unit for window in windows[split] for unit in units_of(window)})
+        rows = [
+            {
+                "kind": kind,
+                "unit": unit,
+                "cell": stored[kind, unit].key,
+                "digest": stored[kind, unit].digest,
+                **stored[kind, unit].meta,
+            }
+            for kind, unit in needed
+        ]
+        files.write_table(Path(f"data/latents_{split}.parquet"), rows, LATENTS_SCHEMA)
+
+
+if __name__ == "__main__":
+    typer.run(command(main))
