@@ -91,16 +91,18 @@ def read_table(path: Path) -> pd.DataFrame:
         return pq.read_table(path).to_pandas()
     except FileNotFoundError:
         raise UserError(f"{relative(path)} is missing: run `dvc repro`, which makes it") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # what pyarrow raises on flipped bits; a torn file
         raise UserError(f"{relative(path)} is damaged ({error}): delete it and run `dvc repro`") from None
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make a folder hold exactly these files (path inside the folder -> content), each written atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         write_bytes(folder / name, data)
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_file() and path.relative_to(folder).as_posix() not in files:
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in files:
             path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()

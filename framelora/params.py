@@ -49,7 +49,7 @@ class Extract(Section):
     min_shot_seconds: Annotated[float, Field(gt=0)]
     """Cuts nearer than this to the one before are ignored."""
     max_shot_seconds: Annotated[float, Field(gt=0)]
-    """Longer shots are divided, so that memory does not grow with the length of a video; no window crosses a division."""
+    """Longer shots are divided, so memory does not grow with the length of a video; no window crosses a division."""
     on_error: Literal["stop", "skip"]
     """What an undecodable source does: stop the stage, or be listed in reports/extract/ and left out."""
 

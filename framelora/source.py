@@ -29,7 +29,7 @@ def load_part(family: str, part: str) -> ModuleType:
 
 def module_file(module: str, root: Path = REPOSITORY) -> Path | None:
     """The file of a module of this repository, or None for a package folder or somebody else's module."""
-    if module.split(".")[0] not in PACKAGES:
+    if module.split(".", maxsplit=1)[0] not in PACKAGES:
         return None
     path = root.joinpath(*module.split(".")).with_suffix(".py")
     return path if path.is_file() else None
@@ -51,14 +51,21 @@ def imports(path: Path, family: str = "", root: Path = REPOSITORY) -> set[Path]:
             continue
         if isinstance(node, ast.Import):
             found |= {module_file(name.name, root) for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(module_file(node.module, root))
-            found |= {module_file(f"{node.module}.{name.name}", root) for name in node.names}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "load_part":
-            part = node.args[1]
-            if isinstance(part, ast.Constant):
-                found.add(module_file(f"framelora.families.{family}.{part.value}", root))
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(root).with_suffix("").parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            found.add(module_file(module, root))
+            found |= {module_file(f"{module}.{name.name}", root) for name in node.names}
+        elif isinstance(node, ast.Call) and called_name(node) == "load_part":
+            for part in [*node.args[1:], *(keyword.value for keyword in node.keywords)]:
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    found.add(module_file(f"framelora.families.{family}.{part.value}", root))
     return {file for file in found if file is not None}
+
+
+def called_name(call: ast.Call) -> str:
+    """The last part of what is called: `f` in `f()` and in `module.f()`; empty for anything else."""
+    return getattr(call.func, "id", "") or getattr(call.func, "attr", "")
 
 
 def import_closure(entry: Path, family: str = "", root: Path = REPOSITORY) -> set[Path]:
@@ -78,7 +85,11 @@ def meaning(path: Path) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:]
     return ast.dump(tree)
 

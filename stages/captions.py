@@ -17,7 +17,7 @@ from framelora.cells.fill import Computed, Filling
 from framelora.cells.store import Cell, MissingCell, open_store
 from framelora.console import UserError, command, progress, relative, say, warn
 from framelora.dataset import captions, sources
-from framelora.dataset.captions import Issue
+from framelora.dataset.captions import Issue, Severity
 from framelora.dataset.sources import Source
 from framelora.media.probe import DEMUXERS, Facts, Unreadable, probe_image, probe_video
 from framelora.params import load_params
@@ -46,7 +46,7 @@ def main() -> None:
     digests = {path: cache.digest(root / path) for path in progress(paths, "captions digests", len(paths))}
     cache.save()
     facts, unreadable = probe_files(Filling(store, "captions"), root, digests)
-    severity = "warning" if params.extract.on_error == "skip" else "error"
+    severity: Severity = "warning" if params.extract.on_error == "skip" else "error"
     issues += [Issue(severity, "unreadable", path, reason) for path, reason in unreadable.items()]
     found = [source for source in found if not set(source.paths) & set(unreadable)]
     issues += [issue for source in found for issue in check_source(source, facts)]
@@ -63,7 +63,9 @@ def main() -> None:
     kinds = pd.Series([source.kind for source in found]).value_counts()
     say(f"captions: {kinds.get('video', 0)} clips, {kinds.get('image_pair', 0)} image pairs, {len(rows)} contents")
     if not found:
-        raise UserError(f"data.root: none of the files in {relative(root)} can be read: see reports/captions/issues.csv")
+        raise UserError(
+            f"data.root: none of the files in {relative(root)} can be read: see reports/captions/issues.csv"
+        )
 
 
 def probe_files(filling: Filling, root: Path, digests: dict[str, str]) -> tuple[dict[str, Facts], dict[str, str]]:

@@ -26,7 +26,9 @@ def main() -> None:
         splits[place(str(row["content_id"]), params) if row["kind"] == "window" else "test"].append(row)
     windows = {split: [row for row in splits[split] if row["kind"] == "window"] for split in SPLITS}
     counts = ", ".join(f"{split} {len(windows[split])}" for split in SPLITS)
-    say(f"pair: {len(rows)} pairs: windows {counts}; image pairs for test {len(rows) - sum(map(len, windows.values()))}")
+    say(
+        f"pair: {len(rows)} pairs: windows {counts}; image pairs for test {len(rows) - sum(map(len, windows.values()))}"
+    )
     short = shots[(shots.kind == "video") & (shots.num_frames < params.num_frames)]
     if len(short):
         say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")

@@ -61,20 +61,22 @@ def inputs(
     family = load_part(params.model.family, "loss")
     return {
         "windows": {split: [vars(window) for window in windows[split]] for split in windows},
-        "latents": {split: sorted([*unit, digest] for unit, digest in latents[split].digests.items()) for split in latents},
+        "latents": {
+            split: sorted([*unit, digest] for unit, digest in latents[split].digests.items()) for split in latents
+        },
         "base": fingerprint(Path(params.model.base)),
         "adapter": params.adapter.model_dump(),
         "train": params.train.model_dump(exclude={"checkpointing_steps"}),
         "family": [params.family.conditioning.model_dump(), params.family.objective.model_dump()],
         "device": device,
-        "code": [source_digest(name) for name in ("framelora.training.loop", "framelora.adapters.lora", family.__name__)],
+        "code": [
+            source_digest(name) for name in ("framelora.training.loop", "framelora.adapters.lora", family.__name__)
+        ],
         "versions": versions(*PACKAGES),
     }
 
 
-def run(
-    cell: Cell, params: Params, windows: dict[str, list[Window]], latents: dict[str, LatentsReader]
-) -> Computed:
+def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: dict[str, LatentsReader]) -> Computed:
     """Train; goes on from the last checkpoint of this very cell if there is one."""
     family = load_part(params.model.family, "loss")
     base = Path(params.model.base)
@@ -156,12 +158,14 @@ def publish(cell: Cell, tensors: dict[str, torch.Tensor], meta: dict[str, Any], 
         curves["validation.tsv"] = measured[["step", "validation_loss"]]
         summary["validation_loss_base"] = round(float(measured.validation_loss.iloc[0]), 6)
         summary["validation_loss"] = round(float(measured.validation_loss.iloc[-1]), 6)
-    tables = {
-        name: table.to_csv(sep="\t", index=False, float_format="%.6g").encode() for name, table in curves.items()
-    }
+    tables = {name: table.to_csv(sep="\t", index=False, float_format="%.6g").encode() for name, table in curves.items()}
     files.replace_folder(Path("reports/train"), tables)
     files.write_json(Path("reports/train/run.json"), summary)
-    validation = f", validation loss {summary['validation_loss_base']:.4f} -> {summary['validation_loss']:.4f}" if len(measured) else ""
+    validation = (
+        f", validation loss {summary['validation_loss_base']:.4f} -> {summary['validation_loss']:.4f}"
+        if len(measured)
+        else ""
+    )
     say(f"train: {summary['steps']} steps, {summary['trained_parameters']:,} parameters{validation}")
 
 

@@ -34,7 +34,7 @@ def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str
         raise ValueError(f"adapter.target_modules: no Linear layer is called {', '.join(idle)}")
     config = LoraConfig(
         r=params.rank,
-        lora_alpha=params.alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_alpha=params.alpha,
         lora_dropout=params.dropout,
         target_modules=targets,
         init_lora_weights="gaussian",

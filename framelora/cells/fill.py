@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framelora.cells.store import Cell, MissingCell, Store, Stored
-from framelora.console import UserError, progress, say, warn
+from framelora.console import UserError, progress, relative, say, warn
 from framelora.digest import sha256
 
 # What computing a cell yields: that cell, and any other cells that fall out of the same work.
@@ -109,8 +109,11 @@ class Filling:
                 "shard": f"{self.shard.index}/{self.shard.count}" if self.shard else None,
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
-            with (self.store.root / "journal.jsonl").open("a") as journal:
-                journal.write(json.dumps(record) + "\n")  # one short write in append mode: lines do not mix
+            try:
+                with (self.store.root / "journal.jsonl").open("a") as journal:
+                    journal.write(json.dumps(record) + "\n")  # one short write in append mode: lines do not mix
+            except OSError as error:  # a full or read-only disk; the cells are there all the same
+                warn(f"{self.stage}: the journal of {relative(self.store.root)} can't be written: {error.strerror}")
 
 
 def ensure(store: Store, kind: str, keys: Iterable[str], producer: str) -> None:

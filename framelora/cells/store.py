@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,11 +64,7 @@ class MissingCell(Exception):
 
 
 class Damaged(Exception):
-    """Raised inside this module: the file is no whole cell; says why, and which inode was read."""
-
-    def __init__(self, reason: str, inode: int) -> None:
-        super().__init__(reason)
-        self.inode = inode
+    """Raised inside this module: the file is no whole cell; says why."""
 
 
 class Store:
@@ -84,7 +81,7 @@ class Store:
         """Write a cell; two writers of one key do no harm.
 
         Raises:
-            UserError: the disk is full or the store is not writable. No part of the cell stays behind.
+            UserError: the disk is full or the store can't be written. No part of the cell stays behind.
         """
         stored = Stored(cell.kind, cell.key, cell.unit, sha256(payload), len(payload), dict(meta or {}))
         header = canonical_json({**vars(stored), "inputs": cell.inputs}).encode()
@@ -98,9 +95,7 @@ class Store:
                     f"the disk of {relative(self.root)} is full (writing a {cell.kind} cell of {len(payload)} bytes): "
                     "free space or set FRAMELORA_CELLS to a larger disk, then run again; finished cells are kept"
                 ) from None
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise UserError(f"can't write to the cell store {relative(self.root)}: {error.strerror}") from None
-            raise
+            raise unwritable(self.root, error) from error
         return stored
 
     def peek(self, kind: str, key: str) -> Stored | None:
@@ -109,12 +104,9 @@ class Store:
         The payload is not read: damage inside it is found by `read`.
         """
         try:
-            with self.path(kind, key).open("rb") as file:
+            with self._open(kind, key) as file:
                 stored = self._header(file, kind, key)
-        except FileNotFoundError:
-            return None
-        except Damaged as damage:
-            self._discard(kind, key, damage)
+        except (FileNotFoundError, Damaged):
             return None
         self._note_use(kind, key)
         return stored
@@ -126,11 +118,9 @@ class Store:
             MissingCell: there is none, or it was damaged.
         """
         try:
-            stored, payload = self._load(kind, key)
-        except FileNotFoundError:
-            raise MissingCell(f"{kind} {key}") from None
-        except Damaged as damage:
-            self._discard(kind, key, damage)
+            with self._open(kind, key) as file:
+                stored, payload = self._load(file, kind, key)
+        except (FileNotFoundError, Damaged):
             raise MissingCell(f"{kind} {key}") from None
         self._note_use(kind, key)
         return stored, payload
@@ -138,49 +128,69 @@ class Store:
     def check(self, kind: str, key: str) -> str | None:
         """Why a cell is damaged, or None when it is whole. Nothing is removed."""
         try:
-            self._load(kind, key)
+            with self.path(kind, key).open("rb") as file:
+                self._load(file, kind, key)
         except Damaged as damage:
             return str(damage)
         except FileNotFoundError:
             return None  # another process took it away
         return None
 
-    def _load(self, kind: str, key: str) -> tuple[Stored, bytes]:
+    @contextmanager
+    def _open(self, kind: str, key: str) -> Iterator[BinaryIO]:
+        """Open a cell's file; when it turns out to be damaged, report it and take it away.
+
+        That happens while the file is still open: once it is closed, a good file that another process has put in its
+        place meanwhile may have the same inode.
+        """
         with self.path(kind, key).open("rb") as file:
-            stored = self._header(file, kind, key)
-            payload = file.read()
-            if sha256(payload) != stored.digest:
-                raise Damaged("its bytes differ from their digest", os.fstat(file.fileno()).st_ino)
+            try:
+                yield file
+            except Damaged as damage:
+                self._discard(file, kind, key, damage)
+                raise
+
+    def _load(self, file: BinaryIO, kind: str, key: str) -> tuple[Stored, bytes]:
+        """Read and check an open cell file."""
+        stored = self._header(file, kind, key)
+        payload = file.read()
+        if sha256(payload) != stored.digest:
+            raise Damaged("its bytes differ from their digest")
         return stored, payload
 
     def _header(self, file: BinaryIO, kind: str, key: str) -> Stored:
         """Read and check the head of an open cell file; the file is left at its payload."""
-        stat = os.fstat(file.fileno())
+        size = os.fstat(file.fileno()).st_size
         if file.read(len(MAGIC)) != MAGIC:
-            raise Damaged("it does not begin as a cell", stat.st_ino)
+            raise Damaged("it does not begin as a cell")
         length = int.from_bytes(file.read(8), "little")
-        if length > stat.st_size:
-            raise Damaged("its header is torn", stat.st_ino)
+        if length > size:
+            raise Damaged("its header is torn")
         header = file.read(length)
         if hashlib.sha256(header).digest() != file.read(32):
-            raise Damaged("its header is torn or changed", stat.st_ino)
+            raise Damaged("its header is torn or changed")
         fields = json.loads(header)
+        if not Stored.__dataclass_fields__.keys() <= fields.keys():
+            raise Damaged("another version of framelora wrote it")
         stored = Stored(**{name: fields[name] for name in Stored.__dataclass_fields__})
         if (stored.kind, stored.key) != (kind, key):
-            raise Damaged(f"it belongs to {stored.kind} {stored.key[:12]}", stat.st_ino)
-        if stat.st_size != file.tell() + stored.num_bytes:
-            raise Damaged("it is cut off or too long", stat.st_ino)
+            raise Damaged(f"it belongs to {stored.kind} {stored.key[:12]}")
+        if size != file.tell() + stored.num_bytes:
+            raise Damaged("it is cut off or too long")
         return stored
 
-    def _discard(self, kind: str, key: str, damage: Damaged) -> None:
+    def _discard(self, file: BinaryIO, kind: str, key: str, damage: Damaged) -> None:
         """Report a damaged cell and take it away, unless another process has already replaced it."""
         path = self.path(kind, key)
+        fate = "removed, it will be computed again"
         try:
-            if path.stat().st_ino == damage.inode:
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 path.unlink()
         except FileNotFoundError:
             pass  # another process took it away
-        warn(f"cells: {kind} {key[:12]} is damaged ({damage}): removed, it will be computed again")
+        except OSError as error:
+            fate = f"not used, but it can't be removed ({error.strerror})"
+        warn(f"cells: {kind} {key[:12]} is damaged ({damage}): {fate}")
 
     def _note_use(self, kind: str, key: str) -> None:
         """Set the file's mtime, which `cells gc` reads as the last use. Nothing else looks at it."""
@@ -188,8 +198,16 @@ class Store:
         try:
             if time.time() - path.stat().st_mtime > TOUCH_AFTER:
                 os.utime(path)
-        except (FileNotFoundError, PermissionError):
+        except OSError:
             pass  # another process removed it, or the store is shared read-only: the note is a courtesy
+
+
+def unwritable(root: Path, error: OSError) -> UserError:
+    """What to tell the user when a store can't be written."""
+    return UserError(
+        f"can't write to the cell store {relative(root)} ({error.strerror}): "
+        "make it writable, or set FRAMELORA_CELLS to a folder that is"
+    )
 
 
 def repository_root() -> Path:
@@ -208,12 +226,12 @@ def open_store() -> Store:
 
     The checkout is registered in it, so that `cells gc` honours its indexes.
     """
-    store = Store(Path(os.environ.get("FRAMELORA_CELLS") or repository_root() / ".cells").absolute())
+    store = Store(repository_root() / (os.environ.get("FRAMELORA_CELLS") or ".cells"))
     checkout = str(Path.cwd())
     note = store.root / "checkouts" / f"{sha256(checkout.encode())[:16]}.json"
     if not note.exists():
         try:
             files.write_json(note, {"path": checkout})
         except OSError as error:
-            raise UserError(f"can't write to the cell store {relative(store.root)}: {error.strerror}") from None
+            raise unwritable(store.root, error) from error
     return store

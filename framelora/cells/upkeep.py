@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from framelora.cells.store import Store
+from framelora.console import UserError, relative
 
 INDEX_FOLDERS = ("data", "models", "reports")
 STALE_TEMPORARY = 24 * 3600.0  # seconds; a younger one may belong to a writer at work
@@ -69,24 +72,63 @@ def damaged(store: Store, *, repair: bool) -> tuple[int, list[str]]:
 
 
 def named_cells(checkout: Path) -> set[str]:
-    """Keys that the indexes in a checkout name: `cell` columns of Parquet tables, `cell` values of JSON files."""
+    """Keys that the indexes in a checkout name: `cell` columns of Parquet tables, `cell` values of JSON files.
+
+    Raises:
+        OSError: a folder or a file can't be read, so that what it names is unknown.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
     keys: set[str] = set()
     for folder in INDEX_FOLDERS:
-        for path in (checkout / folder).rglob("*.parquet"):
-            try:
-                names = pq.read_schema(path).names
-                if "cell" in names:
-                    keys |= set(pq.read_table(path, columns=["cell"]).column("cell").to_pylist())
-            except pa.ArrowInvalid:  # somebody's own file, or one being made: it names no cell of ours
-                continue
-        for path in (checkout / folder).rglob("*.json"):
-            try:
-                value = json.loads(path.read_text())
-            except (UnicodeDecodeError, json.JSONDecodeError):
-                continue
-            if isinstance(value, dict) and isinstance(value.get("cell"), str):
-                keys.add(value["cell"])
+        for parent, _, names in os.walk(checkout / folder, onerror=fail):
+            for name in names:
+                if name.endswith((".parquet", ".json")):
+                    keys |= cells_in(Path(parent, name))
     return keys
+
+
+def cells_in(path: Path) -> set[str]:
+    """Keys that one file names: none when it is no index of ours (somebody's own file, or one being made)."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".parquet":
+                if "cell" not in pq.read_schema(file).names:
+                    return set()
+                return set(pq.read_table(file, columns=["cell"]).column("cell").to_pylist())
+            value = json.load(file)
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT):  # pyarrow can't make sense of it; or a stage has just taken it away
+            return set()
+        raise
+    except (pa.ArrowException, ValueError):
+        return set()
+    return {value["cell"]} if isinstance(value, dict) and isinstance(value.get("cell"), str) else set()
+
+
+def registered_checkouts(store: Store) -> tuple[list[Path], list[Path]]:
+    """The checkouts that use a store, and the notes of those that are gone.
+
+    Raises:
+        UserError: a note is damaged.
+    """
+    checkouts, gone = [], []
+    for note in sorted((store.root / "checkouts").glob("*.json")):
+        try:
+            checkout = Path(json.loads(note.read_bytes())["path"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{relative(note)} is damaged, so a checkout's indexes are unknown: delete it, run a stage in each "
+                "checkout that uses this store, then run again; nothing was dropped"
+            ) from None
+        if checkout.is_dir():
+            checkouts.append(checkout)
+        else:
+            gone.append(note)
+    return checkouts, gone
 
 
 def collect_garbage(store: Store, *, days: float, dry_run: bool) -> tuple[int, int, list[Path]]:
@@ -94,15 +136,18 @@ def collect_garbage(store: Store, *, days: float, dry_run: bool) -> tuple[int, i
 
     Returns:
         Cells dropped, their bytes, and the checkouts whose indexes were honoured.
+
+    Raises:
+        UserError: what some checkout names can't be read. Nothing is dropped then.
     """
-    checkouts: list[Path] = []
-    for note in sorted((store.root / "checkouts").glob("*.json")):
-        checkout = Path(json.loads(note.read_text())["path"])
-        if checkout.is_dir():
-            checkouts.append(checkout)
-        elif not dry_run:
-            note.unlink(missing_ok=True)
-    needed = set().union(*(named_cells(checkout) for checkout in checkouts))
+    try:
+        checkouts, gone = registered_checkouts(store)
+        needed = set().union(*(named_cells(checkout) for checkout in checkouts))
+    except OSError as error:
+        raise UserError(
+            f"can't read {error.filename} ({error.strerror}), so the cells it names are unknown: "
+            "run this as a user who can; nothing was dropped"
+        ) from error
     now = time.time()
     dropped = num_bytes = 0
     for cell in cell_files(store):
@@ -112,7 +157,12 @@ def collect_garbage(store: Store, *, days: float, dry_run: bool) -> tuple[int, i
             if not dry_run:
                 cell.path.unlink(missing_ok=True)
     if not dry_run:
+        for note in gone:
+            note.unlink(missing_ok=True)
         for temporary in store.root.rglob(".tmp-*"):
-            if now - temporary.stat().st_mtime > STALE_TEMPORARY:
-                temporary.unlink(missing_ok=True)
+            try:
+                if now - temporary.stat().st_mtime > STALE_TEMPORARY:
+                    temporary.unlink()
+            except FileNotFoundError:  # its writer has just renamed it
+                continue
     return dropped, num_bytes, checkouts

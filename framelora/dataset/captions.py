@@ -22,11 +22,14 @@ SCHEMA = pa.schema(
 METADATA = "metadata.json"
 
 
+Severity = Literal["error", "warning", "info"]
+
+
 @dataclass(frozen=True, order=True)
 class Issue:
     """Something to mend in the data. An `error` stops the pipeline before anything is decoded."""
 
-    severity: Literal["error", "warning", "info"]
+    severity: Severity
     rule: str
     where: str  # file under data.root, with the row where there is one
     message: str

@@ -81,12 +81,12 @@ def group(paths: list[str]) -> tuple[list[Source], list[str], list[str]]:
         else:
             single.append(path)
     widows = []
-    for name, half in halves:
+    for (name, half), path in halves.items():
         other = halves.get((name, "end" if half == "start" else "start"))
         if other is None:
-            widows.append(halves[name, half])
+            widows.append(path)
         elif half == "start":
-            sources.append(Source(name, "image_pair", halves[name, half], other))
+            sources.append(Source(name, "image_pair", path, other))
     return sorted(sources, key=lambda source: source.name), sorted(widows), single
 
 
@@ -106,7 +106,7 @@ class DigestCache:
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns]
         known = self.known.get(str(path))
-        entry = known if known is not None and known[1:] == stamp else [file_digest(path), *stamp]
+        entry: list[str | int] = known if known and known[1:] == stamp else [file_digest(path), *stamp]
         self.used[str(path)] = entry
         return str(entry[0])
 

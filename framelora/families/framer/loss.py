@@ -56,9 +56,7 @@ def read_window(window: Window, read: ReadUnit) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in item.items()}
 
 
-def loss(
-    unet: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: Framer
-) -> Tensor:
+def loss(unet: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: Framer) -> Tensor:
     """The loss of each item of a batch.
 
     With v = (eps - sigma x0) / sqrt(sigma^2 + 1), the EDM loss (1 + sigma^2) / sigma^2 |x0_hat - x0|^2 with
@@ -90,7 +88,10 @@ def loss(
     keep_latents = ((dropout < p) | (dropout >= 3 * p)).float().view(-1, 1, 1, 1)
     condition = bare_unet(unet).condition(batch["first"] * keep_latents, batch["last"] * keep_latents, shape[0])
     time_ids = added_time_ids(
-        len(seeds), params.conditioning.fps, params.conditioning.motion_bucket_id, params.conditioning.noise_aug_strength
+        len(seeds),
+        params.conditioning.fps,
+        params.conditioning.motion_bucket_id,
+        params.conditioning.noise_aug_strength,
     )
     prediction = unet(
         torch.cat([noisy, condition], dim=2),
@@ -108,4 +109,3 @@ def draw(seed: int, shape: torch.Size, params: Framer) -> tuple[Tensor, Tensor, 
     noise = torch.randn(shape, generator=generator)
     log_sigma = params.objective.sigma_log_mean + params.objective.sigma_log_std * torch.randn((), generator=generator)
     return posterior_noise, noise, log_sigma.exp(), torch.rand((), generator=generator)
-

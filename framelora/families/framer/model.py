@@ -46,9 +46,9 @@ class FramerUNet(UNetSpatioTemporalConditionModel):
         block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
         addition_time_embed_dim: int = 256,
         projection_class_embeddings_input_dim: int = 768,
-        layers_per_block: int | tuple[int] = 2,
-        cross_attention_dim: int | tuple[int] = 1024,
-        transformer_layers_per_block: int | tuple[int] | tuple[tuple] = 1,
+        layers_per_block: int | tuple[int, ...] = 2,
+        cross_attention_dim: int | tuple[int, ...] = 1024,
+        transformer_layers_per_block: int | tuple[int, ...] = 1,
         num_attention_heads: int | tuple[int, ...] = (5, 10, 20, 20),
         num_frames: int = 25,
     ) -> None:
@@ -127,6 +127,4 @@ def added_time_ids(batch_size: int, fps: int, motion_bucket_id: int, noise_aug_s
 
 def bare_unet(unet: nn.Module) -> FramerUNet:
     """The UNet inside the wrappers of peft and accelerate."""
-    while not isinstance(unet, FramerUNet):
-        unet = unet.module if hasattr(unet, "module") else unet.get_base_model()
-    return unet
+    return next(module for module in unet.modules() if isinstance(module, FramerUNet))

@@ -79,9 +79,13 @@ class Renderer:
         time_ids = added_time_ids(
             len(embeds), conditioning.fps, conditioning.motion_bucket_id, conditioning.noise_aug_strength
         ).to(self.device)
-        guidance = torch.linspace(
-            self.params.render.min_guidance_scale, self.params.render.max_guidance_scale, window.num_frames
-        ).view(1, -1, 1, 1, 1).to(self.device)
+        guidance = (
+            torch.linspace(
+                self.params.render.min_guidance_scale, self.params.render.max_guidance_scale, window.num_frames
+            )
+            .view(1, -1, 1, 1, 1)
+            .to(self.device)
+        )
 
         scheduler = load_scheduler(self.base)
         scheduler.set_timesteps(num_inference_steps, device=self.device)

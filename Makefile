@@ -1,0 +1,43 @@
+# make demo: environment, pipeline on the demo clips, metrics. make test: environment, the whole test suite.
+.DELETE_ON_ERROR:
+.PHONY: setup demo repro preflight lint test test-nightly clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Nothing is fetched at run time, and nothing is reported to anybody.
+export HF_HUB_OFFLINE := 1
+export DVC_NO_ANALYTICS := 1
+
+setup: .venv/.ready
+
+.venv/.ready: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11: run make PYTHON=python3.11 (or newer)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+preflight: setup
+	@framelora doctor
+
+repro: preflight
+	dvc repro
+
+demo: repro
+	dvc metrics show
+	@echo "report: reports/index.html"
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: lint
+	pytest -n 2 --dist loadgroup -m "not nightly"
+
+test-nightly: lint
+	pytest -n 2 --dist loadgroup
+
+clean:
+	rm -rf .venv .cells .state

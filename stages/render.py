@@ -1,0 +1,209 @@
+"""Render every test pair: truth, truth through the VAE, base, adapter at each weight, and the baselines.
+
+Reads data/pairs_test.parquet, data/latents_test.parquet, data/frames.parquet, models/adapter and the base model. Writes
+data/renders.parquet (an index: the frames are cells) and reports/render/ with previews (mp4) and contact sheets (png).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import typer
+from numpy.typing import NDArray
+
+from framelora import files
+from framelora.adapters.lora import load_adapter, set_weight
+from framelora.base_model import fingerprint
+from framelora.cells.fill import Computed, Filling, Shard, ensure
+from framelora.cells.store import Cell, Store, open_store
+from framelora.compute import configure_torch
+from framelora.console import UserError, command, say
+from framelora.dataset.tables import RENDER_SCHEMA, LatentsReader, read_windows
+from framelora.digest import draw_seed
+from framelora.evaluation.baselines import BASELINES
+from framelora.families.base import Window
+from framelora.media.lossless import decode_frames, encode_frames
+from framelora.media.preview import contact_sheet, encode_mp4
+from framelora.params import Params, load_params
+from framelora.source import load_part, source_digest
+from framelora.versions import versions
+
+ADAPTER = Path("models/adapter")
+OUT = Path("reports/render")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip to render: a method on a pair."""
+
+    window: Window
+    method: str
+    weight: float = 0.0  # of the adapter; 0 is the base
+
+
+class Rendering:
+    """Plans and computes samples. Networks are built when the first missing sample asks for them."""
+
+    def __init__(self, params: Params, store: Store, device: str) -> None:
+        self.params = params
+        self.store = store
+        self.shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
+        self.latents = LatentsReader(store, [Path("data/latents_test.parquet")])
+        self.base = Path(params.model.base)
+        family = load_part(params.model.family, "render")
+        self.units_of = load_part(params.model.family, "units").units_of
+        self.packing = source_digest("framelora.media.lossless")
+        self.model_inputs = {
+            "base": fingerprint(self.base),
+            "device": device,
+            "code": source_digest(family.__name__),
+            "versions": versions(*family.PACKAGES),
+            "family": [params.family.conditioning.model_dump(), params.family.render.model_dump()],
+        }
+        self.adapter_inputs = {
+            "files": {path.name: files.file_digest(path) for path in sorted(ADAPTER.glob("adapter_*"))},
+            "code": source_digest("framelora.adapters.lora"),
+        }
+
+    def samples(self, windows: Iterable[Window]) -> list[Sample]:
+        """Every method on every pair. An image pair has no middles, so nothing of it goes through the VAE."""
+        samples = []
+        for window in windows:
+            samples.append(Sample(window, "truth"))
+            if window.kind == "window":
+                samples.append(Sample(window, "truth_vae"))
+            samples.append(Sample(window, "base"))
+            samples += [Sample(window, f"adapter_{weight:g}", weight) for weight in self.params.render.lora_weights]
+            samples += [Sample(window, baseline) for baseline in BASELINES]
+        return samples
+
+    def cell(self, sample: Sample) -> Cell:
+        """A sample's cell."""
+        window = sample.window
+        inputs: dict[str, Any] = {"method": sample.method, "num_frames": window.num_frames, "packing": self.packing}
+        if sample.method in ("truth", *BASELINES):
+            inputs["frames"] = [[self.shots.loc[shot].digest, frame] for shot, frame in window.ends]
+            inputs["code"] = source_digest("framelora.evaluation.baselines")
+        else:
+            inputs["latents"] = [
+                self.latents.digests[unit]
+                for unit in self.units_of(window)
+                if (unit[0] == "latents") == (sample.method == "truth_vae")
+            ]
+            inputs["model"] = self.model_inputs
+        if sample.method == "truth_vae":
+            inputs["start_frame"] = window.start_frame
+        elif sample.method.startswith(("base", "adapter")):
+            inputs["noise"] = [self.params.render.seed, window.pair]
+            inputs["num_inference_steps"] = self.params.render.num_inference_steps
+        if sample.method.startswith("adapter"):
+            inputs["adapter"] = {**self.adapter_inputs, "weight": sample.weight}
+        kind = "adapter" if sample.method.startswith("adapter") else sample.method
+        return Cell(f"render/{kind}", window.pair, inputs)
+
+    def prepare(self, missing: list[Sample]) -> None:
+        """See that all cells the missing samples read are there, and build what renders them."""
+        shots = sorted({shot for sample in missing for shot, _ in sample.window.ends})
+        ensure(self.store, "extract/frames", self.shots.loc[shots].cell, "stages.extract")
+        for kind, keys in self.latents.by_kind().items():
+            ensure(self.store, kind, keys, "stages.encode")
+        if any(sample.method.startswith(("base", "adapter", "truth_vae")) for sample in missing):
+            part = load_part(self.params.model.family, "render")
+            self.renderer: Any = part.Renderer(self.base, self.params.family, configure_torch())
+        if any(sample.method == "base" for sample in missing):
+            self.denoiser = self.renderer.load_denoiser()
+        if any(sample.method.startswith("adapter") for sample in missing):
+            self.adapted = load_adapter(self.renderer.load_denoiser(), ADAPTER)
+
+    def render(self, sample: Sample) -> NDArray[np.uint8]:
+        """The frames of a sample, `[F, H, W, 3]`; the truth of an image pair has two."""
+        window = sample.window
+        if sample.method in ("truth", *BASELINES):
+            ends = [self.frames(shot)[frame] for shot, frame in window.ends]
+            if sample.method in BASELINES:
+                return BASELINES[sample.method](ends[0], ends[1], window.num_frames)
+            if window.kind == "image_pair":
+                return np.stack(ends)
+            return self.frames(window.start_shot)[window.start_frame : window.end_frame + 1]
+        if sample.method == "truth_vae":
+            frames: NDArray[np.uint8] = self.renderer.through_vae(window, self.latents.read)
+            return frames
+        if sample.method == "base":
+            model = self.denoiser
+        else:
+            model = self.adapted
+            set_weight(model, sample.weight)
+        sampled: NDArray[np.uint8] = self.renderer.sample(
+            model,
+            window,
+            self.latents.read,
+            num_inference_steps=self.params.render.num_inference_steps,
+            seed=draw_seed(self.params.render.seed, "render", window.pair),
+        )
+        return sampled
+
+    def frames(self, shot: str) -> NDArray[np.uint8]:
+        """Frames of a shot, `[F, H, W, 3]`."""
+        return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
+
+
+def main(
+    shard: str = typer.Option("", help="Fill the cells of share i of n only, as i/n; write nothing else."),
+    fill: bool = typer.Option(False, help="Fill missing cells; write nothing else."),
+) -> None:
+    """Render the test pairs."""
+    params = load_params()
+    store = open_store()
+    if not (ADAPTER / "adapter_config.json").is_file():
+        raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
+    rendering = Rendering(params, store, configure_torch().type)
+    samples = rendering.samples(read_windows(Path("data/pairs_test.parquet")))
+    cells = {rendering.cell(sample).key: sample for sample in samples}
+    planned = [rendering.cell(sample) for sample in samples]
+
+    def compute(cell: Cell) -> Computed:
+        yield cell, encode_frames(rendering.render(cells[cell.key])), {}
+
+    filling = Filling(store, "render", Shard.parse(shard) if shard else None)
+    filling.fill(planned, compute, lambda missing: rendering.prepare([cells[cell.key] for cell in missing]))
+    filling.close()
+    if not shard and not fill:
+        publish(store, params, samples, planned)
+
+
+def publish(store: Store, params: Params, samples: list[Sample], planned: list[Cell]) -> None:
+    """Write previews, contact sheets and the index of the rendered cells."""
+    out: dict[str, bytes] = {}
+    sheets: dict[str, dict[str, NDArray[np.uint8]]] = {}
+    rows = []
+    for sample, cell in zip(samples, planned, strict=True):
+        stored, payload = store.read(cell.kind, cell.key)
+        frames = decode_frames(payload)
+        video = f"videos/{sample.window.pair}/{sample.method}.mp4"
+        out[video] = encode_mp4(frames, params.render.video_fps)
+        sheets.setdefault(sample.window.pair, {})[sample.method] = frames
+        rows.append(
+            {
+                "pair": sample.window.pair,
+                "kind": sample.window.kind,
+                "method": sample.method,
+                "cell_kind": cell.kind,
+                "cell": cell.key,
+                "digest": stored.digest,
+                "video": video,
+            }
+        )
+    out |= {f"sheets/{pair}.png": contact_sheet(rows) for pair, rows in sheets.items()}
+    files.replace_folder(OUT, out)
+    files.write_table(Path("data/renders.parquet"), rows, RENDER_SCHEMA)
+    methods = pd.Series([row["method"] for row in rows]).nunique()
+    say(f"render: {len(sheets)} pairs by {methods} methods")
+
+
+if __name__ == "__main__":
+    typer.run(command(main))
