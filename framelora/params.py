@@ -31,7 +31,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A section of params.yaml: no unknown keys, no silent conversions, no changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Data(Section):
@@ -170,7 +170,7 @@ class Render(Section):
     """Seed of the initial noise, together with the pair's id."""
     num_inference_steps: Positive
     """Steps of the sampler."""
-    lora_weights: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+    lora_weights: Annotated[list[float], Field(min_length=1)]
     """Weights of the adapter to render, each multiplied with alpha / rank; the base is always rendered."""
     video_fps: Positive
     """Frame rate of the preview videos."""

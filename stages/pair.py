@@ -32,7 +32,7 @@ def main() -> None:
     short = shots[(shots.kind == "video") & (shots.num_frames < params.num_frames)]
     if len(short):
         say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")
-    check_splits(windows, params, sorted(set(shots.content_id[shots.kind == "video"])))
+    check_splits(windows, params)
     for split in SPLITS:
         files.write_table(Path(f"data/pairs_{split}.parquet"), splits[split], PAIRS_SCHEMA)
 
@@ -44,13 +44,14 @@ def place(content_id: str, params: Pair) -> str:
     )
 
 
-def check_splits(windows: dict[str, list[dict[str, object]]], params: Pair, content_ids: list[str]) -> None:
+def check_splits(windows: dict[str, list[dict[str, object]]], params: Pair) -> None:
     """Stop when a split that is asked for has no window, and say what would help."""
     if not any(windows.values()):
         raise UserError(
             f"no shot has pair.num_frames ({params.num_frames}) frames, so there is nothing to train on: add longer "
             "clips, lower pair.num_frames, or raise extract.fps (image pairs have no middles to learn from)"
         )
+    content_ids = sorted({str(row["content_id"]) for rows in windows.values() for row in rows})
     wanted = {"train": 1.0, "val": params.val_fraction, "test": params.test_fraction}
     for split, fraction in wanted.items():
         if fraction and not windows[split]:
@@ -60,7 +61,7 @@ def check_splits(windows: dict[str, list[dict[str, object]]], params: Pair, cont
                 if seed is not None
                 else "add clips, or set pair.val_fraction or pair.test_fraction to 0"
             )
-            raise UserError(f"no window of {len(content_ids)} sources fell into {split}: {advice}")
+            raise UserError(f"no window of {len(content_ids)} clips fell into {split}: {advice}")
 
 
 def fills_all(content_ids: list[str], params: Pair, seed: int) -> bool:

@@ -85,6 +85,8 @@ def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: d
             ensure(reader.store, kind, keys, "stages.encode")
     state = repository_root() / ".state" / cell.key
     with only_one(state):
+        if latents["train"].store.peek(cell.kind, cell.key) is not None:
+            return  # the process that held the lock has finished this very run
         denoiser = family.load_denoiser(base, DTYPES[params.train.mixed_precision])
         if params.train.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()

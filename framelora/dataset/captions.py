@@ -65,24 +65,28 @@ def resolve_inside(root: Path, file_path: str) -> str:
         raise ValueError("is an address: only files under data.root can be used")
     if PurePosixPath(file_path).is_absolute() or "\\" in file_path or file_path[1:2] == ":":
         raise ValueError("is absolute or uses backslashes: write it relative to data.root, with /")
-    real_root = root.resolve()
-    try:
-        target = (root / file_path).resolve()
-        is_file = target.is_file()
-    except OSError as error:
-        raise ValueError(f"can't be looked up ({error.strerror})") from None
-    if not target.is_relative_to(real_root):
-        raise ValueError("leaves data.root")
-    if not is_file:
-        raise ValueError("does not exist" if not target.exists() else "is not a file")
     # The name as written (a link keeps its own name), without `.` and `..`.
     parts: list[str] = []
     for part in PurePosixPath(file_path).parts:
-        if part == "..":
+        if part != "..":
+            parts.append(part)
+        elif parts:
             parts.pop()
         else:
-            parts.append(part)
-    return "/".join(parts)
+            raise ValueError("leaves data.root")
+    name = "/".join(parts)
+    try:
+        target = (root / name).resolve()
+        is_file = target.is_file()
+    except OSError as error:
+        raise ValueError(f"can't be looked up ({error.strerror})") from None
+    except RuntimeError:  # until Python 3.13
+        raise ValueError("is a link that leads to itself") from None
+    if not target.is_relative_to(root.resolve()):
+        raise ValueError("leaves data.root")
+    if not is_file:
+        raise ValueError("does not exist" if not target.exists() else "is not a file")
+    return name
 
 
 def read_metadata(root: Path) -> tuple[dict[str, list[Caption]], list[Issue]]:
@@ -94,7 +98,7 @@ def read_metadata(root: Path) -> tuple[dict[str, list[Caption]], list[Issue]]:
         return captions, issues
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and thousands of brackets
         return captions, [Issue("error", "metadata-unreadable", METADATA, f"is not valid JSON in UTF-8: {error}")]
     if not isinstance(rows, list):
         return captions, [Issue("error", "metadata-unreadable", METADATA, "must be a list of rows")]

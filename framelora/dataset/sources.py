@@ -66,21 +66,22 @@ def group(paths: list[str]) -> tuple[list[Source], list[str], list[str]]:
     """Sort files into sources.
 
     Returns:
-        The videos and image pairs by name; start or end images whose other half is missing; single images.
+        The videos and image pairs by name; start or end images whose other half is missing or that stand for the same
+        half of the same pair as another; single images.
     """
     sources = [Source(path, "video", path) for path in paths if Path(path).suffix.lower() in DEMUXERS]
     halves: dict[tuple[str, str], str] = {}
-    single = []
+    widows, single = [], []
     for path in paths:
         if Path(path).suffix.lower() not in IMAGE_FORMATS:
             continue
         stem = path[: -len(Path(path).suffix)]
         name, _, half = stem.rpartition("_")
         if half.lower() in ("start", "end") and Path(stem).name.lower() != f"_{half.lower()}":
-            halves[name, half.lower()] = path
+            if halves.setdefault((name, half.lower()), path) != path:
+                widows.append(path)
         else:
             single.append(path)
-    widows = []
     for (name, half), path in halves.items():
         other = halves.get((name, "end" if half == "start" else "start"))
         if other is None:
@@ -96,9 +97,12 @@ class DigestCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.known: dict[str, list[str | int]] = json.loads(path.read_text())
+            known = json.loads(path.read_text())
         except (FileNotFoundError, ValueError):
-            self.known = {}  # a lost cache costs one reading of the files
+            known = {}  # a lost cache costs one reading of the files
+        # So does one of another shape.
+        entries = known.items() if isinstance(known, dict) else ()
+        self.known: dict[str, list[str | int]] = {name: entry for name, entry in entries if isinstance(entry, list)}
         self.used: dict[str, list[str | int]] = {}
 
     def digest(self, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from framelora.media.buckets import centre_crop, cover, nearest_bucket
 from framelora.media.probe import DEMUXERS, Unreadable, begins_as, open_image, probe_video
 
 CHUNK = 32  # frames decoded at once; it bounds memory and changes no pixel
+# Slack of a time stamp, in seconds: Matroska rounds to milliseconds, and decord gives stamps as 32-bit floats.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def check_damage(path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["unknown reason"])[0]
-        raise Unreadable(f"is damaged or cut off ({reason.split('] ', 1)[-1][:120]})")
+        reason = re.sub(r"^(\[[^]]*\] )+", "", reason)  # `[h264 @ 0x5631]`: an address, another one in every run
+        raise Unreadable(f"is damaged or cut off ({reason[:120].rstrip('.')})")
 
 
 def sample_times(times: Sequence[float], fps: float, target_fps: float) -> tuple[list[int], float]:
@@ -79,9 +83,16 @@ def sample_times(times: Sequence[float], fps: float, target_fps: float) -> tuple
     """
     rate = min(fps, target_fps) if fps > 0 else target_fps
     end = times[-1] + (1 / fps if fps > 0 else 0.0)
-    ticks = times[0] + np.arange(max(1, math.floor((end - times[0]) * rate + 1e-6))) / rate
-    # A microsecond of slack: time stamps are rounded to the container's clock.
-    return (np.searchsorted(np.asarray(times), ticks + 1e-6, side="right") - 1).tolist(), rate
+    ticks = times[0] + np.arange(max(1, math.floor((end - times[0] + ROUNDING) * rate))) / rate
+    return (np.searchsorted(np.asarray(times), ticks + ROUNDING, side="right") - 1).tolist(), rate
+
+
+def frame_times(reader: decord.VideoReader, fps: float) -> list[float]:
+    """Display time of each frame in seconds. An AVI may keep none: its frames follow each other at its rate."""
+    times = np.asarray(reader.get_frame_timestamp(range(len(reader)))[:, 0], np.float64)
+    if times.min() < -1e9:  # FFmpeg's "no time stamp", for some frames or for all
+        times = np.arange(len(times)) / (fps or 25.0)
+    return times.tolist()
 
 
 def decode_video(
@@ -108,7 +119,7 @@ def decode_video(
     scaled = cover(facts.width, facts.height, bucket)
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=scaled[0], height=scaled[1], num_threads=1)
-        times = reader.get_frame_timestamp(range(len(reader)))[:, 0].tolist()
+        times = frame_times(reader, facts.fps)
         kept, fps = sample_times(times, facts.fps, target_fps)
         copies = np.bincount(kept, minlength=len(times))  # how often each frame of the source is kept
         detector = ContentDetector(
@@ -124,11 +135,15 @@ def decode_video(
             for index, frame in enumerate(centre_crop(chunk, bucket), start):
                 bgr = np.ascontiguousarray(frame[..., ::-1])
                 cut = detector.process_frame(FrameTimecode(index, fps=clock), bgr)
-                if frames and (cut or len(frames) >= longest):
+                if frames and cut:
                     yield Shot(np.stack(frames), stamps, fps)
                     frames, stamps = [], []
-                frames.extend([frame] * int(copies[index]))
-                stamps.extend([round(times[index], 6)] * int(copies[index]))
+                for _ in range(copies[index]):
+                    if len(frames) >= longest:
+                        yield Shot(np.stack(frames), stamps, fps)
+                        frames, stamps = [], []
+                    frames.append(frame)
+                    stamps.append(round(times[index], 6))
     except decord.DECORDError as error:
         reason = str(error).strip().splitlines()[0].split("] ")[-1]
         raise Unreadable(f"can't be decoded ({reason[:160]})") from None

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Demuxer of each accepted extension. It is forced, and the file must begin as that container does, so that a playlist
 # called clip.mp4 can't make a decoder open other files or addresses.
@@ -58,7 +58,9 @@ def probe_video(path: Path) -> Facts:
         raise Unreadable(f"is not a {path.suffix.lower()} file, whatever its name says")
     demuxer = DEMUXERS[path.suffix.lower()]
     try:
-        with av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"}) as container:
+        with av.open(
+            str(path), format=demuxer, options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        ) as container:
             if not container.streams.video:
                 raise Unreadable("has no video stream")
             stream = container.streams.video[0]
@@ -82,14 +84,14 @@ def probe_video(path: Path) -> Facts:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image as the format its extension names and decode it to RGB.
+    """Open an image as the format its extension names and decode it to RGB, upright as its EXIF orientation says.
 
     Raises:
         Unreadable: it is none, is damaged, or is too large to be a picture (decompression bomb).
     """
     try:
         with Image.open(path, formats=[IMAGE_FORMATS[path.suffix.lower()]]) as image:
-            return image.convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError:
         raise Unreadable(f"is not a {path.suffix.lower()} image, whatever its name says") from None
     except Image.DecompressionBombError:

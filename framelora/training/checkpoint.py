@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from framelora.files import fsync_folder, write_json
-
 KEEP = 2  # the newest, and one before it in case a disk loses the newest
 
 
@@ -42,12 +40,11 @@ class Checkpoints:
         temporary.mkdir()
         save_file(checkpoint.parameters, temporary / "parameters.safetensors")
         save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.scalars})
-        for name in ("parameters.safetensors", "optimizer.safetensors"):
-            with (temporary / name).open("rb") as file:
+        (temporary / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.scalars}))
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.rename(self.folder / f"checkpoint-{checkpoint.step:08d}")
-        fsync_folder(self.folder)
         for old in self._folders()[:-KEEP]:
             shutil.rmtree(old)
 

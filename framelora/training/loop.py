@@ -7,6 +7,7 @@ killed and started again ends in the same bytes (fp32 on a CPU, same torch and t
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ def train(
             accelerator.scaler.load_state_dict(resumed.scalars["scaler"])
         history = resumed.scalars["history"]
         first_step = resumed.step + 1
+        tqdm.write(f"train: going on from step {resumed.step}", file=sys.stderr)
     else:
         history.append({"step": 0} | validation_row(model, validation, loss, params, accelerator))
 

@@ -1,0 +1,242 @@
+"""Builds reports/index.html: a pure function of the tables it is given."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from framelora.digest import canonical_json, sha256
+from framelora.report.chart import Chart, draw, smoothed, thinned
+from framelora.report.verdict import adapters_of, count, signed, verdicts
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+EXACT = 100.0  # dB; where the metric stops counting
+ABOUT = {
+    "truth": "the frames of the clip",
+    "truth_vae": "the truth through the VAE: what a perfect model would reach",
+    "base": "the base model without an adapter",
+    "blend": "linear cross-fade of the two ends",
+    "hold_first": "the first frame held until the last",
+}
+SPLITS = {
+    "train": "Training",
+    "val": "Validation",
+    "test": "Test",
+    "unused": "Not used",
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the page is built from: the outs of the stages, as read."""
+
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    methods: pd.DataFrame
+    samples: pd.DataFrame
+    renders: pd.DataFrame
+    loss: pd.DataFrame
+    validation: pd.DataFrame | None
+    run: dict[str, Any]
+    issues: list[dict[str, str]]
+    skipped: pd.DataFrame
+    sources: pd.DataFrame
+    captions: pd.DataFrame
+    pairs: dict[str, pd.DataFrame]  # by split
+    base: dict[str, dict[str, Any]]
+
+
+def build_page(tables: Tables) -> str:
+    """The whole page. It carries a digest of itself, by which `run.js` tells whose costs it holds."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"db": decibels, "digits": digits, "count": count, "signed": signed, "csp": csp_hash}
+    windows = tables.pairs["test"].query("kind == 'window'")
+    page = environment.get_template(TEMPLATE.name).render(
+        title=tables.params["report"]["title"],
+        metrics=tables.metrics,
+        verdicts=verdicts(tables.metrics, windows.content_id.nunique()),
+        totals=total_rows(tables),
+        groups=test_groups(tables),
+        charts=[chart for chart in (loss_chart(tables.loss), validation_chart(tables.validation)) if chart],
+        validated=tables.validation is not None,
+        run=tables.run,
+        splits=split_rows(tables),
+        issues=tables.issues,
+        skipped=tables.skipped.to_dict("records"),
+        params=flat(tables.params),
+        base=tables.base,
+        base_digest=sha256(canonical_json(tables.base).encode()),
+        data_digest=sha256(canonical_json(sorted(set(tables.sources.content_id))).encode()),
+    )
+    return page.replace('data-page=""', f'data-page="{sha256(page.encode())}"', 1)
+
+
+def csp_hash(text: str) -> str:
+    """The source expression by which a Content-Security-Policy lets one inline script or style pass."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def digits(value: float | None, places: int) -> str:
+    """A number with fixed decimals; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
+
+
+def decibels(value: float | None) -> str:
+    """A PSNR; equal pictures have no finite one."""
+    return "equal" if value is not None and value >= EXACT else digits(value, 2)
+
+
+def total_rows(tables: Tables) -> list[dict[str, Any]]:
+    """A row a method, in the order of the videos."""
+    scores = tables.methods.set_index("method").to_dict("index")
+    rows = []
+    for method in sorted(scores, key=lambda name: place(name, tables)):
+        adapter = method.startswith("adapter_")
+        about = f"the adapter at weight {method.removeprefix('adapter_')}" if adapter else ABOUT.get(method, "")
+        rows.append({"method": method, "about": about, "adapter": adapter, **scores[method]})
+    return rows
+
+
+def place(method: str, tables: Tables) -> int:
+    """Where a method stands among the others."""
+    order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics), "blend", "hold_first"]
+    return order.index(method) if method in order else len(order)
+
+
+def test_groups(tables: Tables) -> list[dict[str, Any]]:
+    """The test samples by source: clips first, then image pairs, by name."""
+    sources = {source["id"]: source for source in source_rows(tables)}
+    scores = tables.samples.set_index(["pair", "method"])[["psnr", "ssim", "ends_psnr"]].to_dict("index")
+    renders = {pair: rows for pair, rows in tables.renders.groupby("pair")}
+    groups = [
+        {**sources[content_id], "samples": [sample(row, renders[row.pair], scores, tables) for row in rows.itertuples()]}
+        for content_id, rows in tables.pairs["test"].groupby("content_id")
+    ]
+    return sorted(groups, key=lambda group: (group["kind"] != "video", group["names"]))
+
+
+def sample(row: Any, renders: pd.DataFrame, scores: dict[Any, dict[str, float]], tables: Tables) -> dict[str, Any]:
+    """One test window or image pair with its videos."""
+    base = scores.get((row.pair, "base"), {}).get("psnr", math.nan)
+    videos = []
+    for render in sorted(renders.itertuples(), key=lambda render: place(render.method, tables)):
+        score = scores.get((row.pair, render.method), {})
+        adapter = render.method.startswith("adapter_")
+        gain = score.get("psnr", math.nan) - base if adapter else math.nan
+        link = quote(f"render/{render.video}")
+        videos.append({"method": render.method, "adapter": adapter, "src": link, "gain": gain, **score})
+    shot = row.start_shot.removeprefix(f"{row.content_id}-")
+    measured = row.kind == "window"
+    return {
+        "id": row.pair,
+        "title": f"Shot {shot}, frames {row.start_frame} to {row.end_frame}" if measured else "Image pair",
+        "measured": measured,
+        "num_frames": row.num_frames,
+        "width": row.width,
+        "height": row.height,
+        "sheet": quote(f"render/sheets/{row.pair}.png"),
+        "videos": videos,
+    }
+
+
+def source_rows(tables: Tables) -> list[dict[str, Any]]:
+    """A row a content: the names it goes by, its caption, its facts, its split and what was cut from it."""
+    captions = dict(zip(tables.captions.content_id, tables.captions.text, strict=True))
+    pairs = {
+        content_id: (split, len(rows))
+        for split, table in tables.pairs.items()
+        for content_id, rows in table.groupby("content_id")
+    }
+    found = []
+    for content_id, rows in tables.sources.groupby("content_id"):
+        first = rows.iloc[0]
+        facts = f"{first.width}×{first.height}"
+        if first.kind == "video":
+            facts += f", {count(int(first.num_frames), 'frame')} at {first.fps:g}/s, {first.codec}"
+        split, cut = pairs.get(content_id, ("unused", 0))
+        found.append(
+            {
+                "id": content_id,
+                "names": sorted(rows.name),
+                "kind": first.kind,
+                "caption": captions.get(content_id, ""),
+                "facts": facts,
+                "split": split,
+                "cut": cut,
+            }
+        )
+    return sorted(found, key=lambda source: source["names"])
+
+
+def split_rows(tables: Tables) -> list[dict[str, Any]]:
+    """A row a split, with its sources; `Not used` only when a source is in none."""
+    sources = source_rows(tables)
+    rows = []
+    for split, label in SPLITS.items():
+        own = [source for source in sources if source["split"] == split]
+        rows.append(
+            {
+                "name": split,
+                "label": label,
+                "sources": own,
+                "clips": sum(source["kind"] == "video" for source in own),
+                "image_pairs": sum(source["kind"] == "image_pair" for source in own),
+                "windows": sum(source["cut"] for source in own if source["kind"] == "video"),
+                "captioned": sum(bool(source["caption"]) for source in own),
+            }
+        )
+    return [row for row in rows if row["sources"] or row["name"] != "unused"]
+
+
+def loss_chart(loss: pd.DataFrame) -> Chart | None:
+    """The training loss: each step, and the mean around it."""
+    points, size = thinned(list(zip(loss.step.astype(float), loss.loss.astype(float), strict=True)))
+    every = "each step" if size == 1 else f"mean of {size} steps"
+    return draw(
+        "Training loss",
+        f"Training loss over {count(len(loss), 'step')}.",
+        "step",
+        "loss",
+        {("faint", every): points, ("strong", "mean around it"): smoothed(points)},
+    )
+
+
+def validation_chart(validation: pd.DataFrame | None) -> Chart | None:
+    """The validation loss: its first value is the base's, before any step."""
+    if validation is None or validation.empty:
+        return None
+    points = list(zip(validation.step.astype(float), validation.validation_loss.astype(float), strict=True))
+    first, last = points[0], points[-1]
+    return draw(
+        "Validation loss",
+        f"Validation loss from {first[1]:.4f} at step {first[0]:g} to {last[1]:.4f} at step {last[0]:g}.",
+        "step",
+        "loss",
+        {("level", "base"): [first, (last[0], first[1])], ("strong dots", "adapter"): points},
+    )
+
+
+def flat(section: dict[str, Any], path: str = "") -> list[tuple[str, str]]:
+    """Parameters as `section.key` and their value as JSON."""
+    rows: list[tuple[str, str]] = []
+    for name, value in section.items():
+        if isinstance(value, dict):
+            rows += flat(value, f"{path}{name}.")
+        else:
+            rows.append((f"{path}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return rows

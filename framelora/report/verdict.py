@@ -1,0 +1,87 @@
+"""What the metrics say, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence, and what it says about the adapter."""
+
+    tone: Literal["better", "worse", "unclear"]
+    text: str
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, for example `1 window` and `2 windows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, a true minus, and no sign on zero."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+
+
+def adapters_of(metrics: Mapping[str, float]) -> list[str]:
+    """Names of the rendered adapters (`adapter_WEIGHT`) in `reports/metrics.json`, by weight."""
+    names = [key.removeprefix("ends_psnr_") for key in metrics if key.startswith("ends_psnr_adapter_")]
+    return sorted(names, key=weight_of)
+
+
+def weight_of(method: str) -> float:
+    """The weight in an adapter's name."""
+    return float(method.removeprefix("adapter_"))
+
+
+def verdicts(metrics: Mapping[str, float], clips: int) -> list[Verdict]:
+    """Judge each adapter against the base, and the models against the linear blend of the two ends.
+
+    Args:
+        metrics: content of `reports/metrics.json`.
+        clips: number of sources that the test windows are cut from.
+    """
+    windows = int(metrics["windows"])
+    if not windows:
+        pairs = int(metrics["image_pairs"])
+        rendered = f"; {count(pairs, 'image pair')} rendered, which have no middles to measure" if pairs else ""
+        return [Verdict("unclear", f"Not measured: there are no test windows{rendered}.")]
+    adapters = adapters_of(metrics)
+    where = f"{count(windows, 'window')} of {count(clips, 'clip')}"
+    return [against_base(metrics, adapter, windows, where) for adapter in adapters] + against_blend(metrics, adapters)
+
+
+def against_base(metrics: Mapping[str, float], adapter: str, windows: int, where: str) -> Verdict:
+    """The paired difference of one adapter to the base; clear when its 95 % interval leaves out zero."""
+    gain, low, high = (metrics[f"psnr_gain_{adapter}{end}"] for end in ("", "_low", "_high"))
+    digits = 2 if min(abs(low), abs(high)) >= 0.01 or low == high == 0 else 4  # enough to see the side of zero
+    start = f"{adapter}: {signed(gain, digits)} dB PSNR against the base on {where}"
+    if windows == 1:
+        return Verdict("unclear", f"{start}: too few windows to tell.")
+    start += f" (95 % interval {signed(low, digits)} to {signed(high, digits)})"
+    if low > 0:
+        return Verdict("better", f"{start}: better than the base.")
+    if high < 0:
+        return Verdict("worse", f"{start}: worse than the base.")
+    return Verdict("unclear", f"{start}: no clear difference.")
+
+
+def against_blend(metrics: Mapping[str, float], adapters: list[str]) -> list[Verdict]:
+    """Say which models lose to the linear blend, and whether the VAE alone would."""
+    blend = metrics["psnr_blend"]
+    scores = {name: metrics[f"psnr_{name}"] for name in ("base", *adapters)}
+    losers = [name for name, psnr in scores.items() if round(psnr, 2) < round(blend, 2)]
+    if not losers:
+        return []
+    listed = [f"{'The base' if name == 'base' else name} ({scores[name]:.2f} dB)" for name in losers]
+    subject = " and ".join([", ".join(listed[:-1])] * (len(listed) > 1) + listed[-1:])
+    verb = "loses" if len(losers) == 1 else "lose"
+    found = [Verdict("worse", f"{subject} {verb} to the linear blend of the two end frames ({blend:.2f} dB PSNR).")]
+    ceiling = metrics["psnr_truth_vae"]
+    if ceiling < blend:
+        text = f"So does the truth itself once through the VAE ({ceiling:.2f} dB): the VAE limits these scores."
+        found.append(Verdict("worse", text))
+    return found

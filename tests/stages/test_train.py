@@ -1,0 +1,142 @@
+"""The train stage as a process: what it builds, and what a killed run ends in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import pytest
+import transformers
+from conftest import Project
+from safetensors import safe_open
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train")]
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def encoded(make_project: Callable[..., Project]) -> Project:
+    """A project whose latents are cached, and which trains a few steps with a checkpoint after every second."""
+    project = make_project(
+        train__max_train_steps=STEPS, train__checkpointing_steps=2, train__gradient_accumulation_steps=2,
+        adapter__dropout=0.1,
+    )  # fmt: skip
+    for stage in ("captions", "extract", "pair", "encode"):
+        project.stage(stage)
+    return project
+
+
+def adapter_of(project: Project) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((project.root / "models/adapter").iterdir())}
+
+
+def forget_the_run(project: Project) -> None:
+    for path in (project.root / ".cells/train/adapter").rglob("*.cell"):
+        path.unlink()
+
+
+def test_it_builds_no_vae_and_no_image_encoder(encoded: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import train
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("built in the training process")
+
+    for network in (diffusers.AutoencoderKLTemporalDecoder, transformers.CLIPVisionModelWithProjection):
+        monkeypatch.setattr(network, "__init__", refuse)
+    monkeypatch.chdir(encoded.root)
+    train.main()
+    assert (encoded.root / "models/adapter/adapter_model.safetensors").is_file()
+
+
+def test_a_finished_run_is_published_again_without_training(encoded: Project) -> None:
+    before = adapter_of(encoded)
+    for path in (encoded.root / "models/adapter").iterdir():
+        path.unlink()
+    run = encoded.stage("train")
+    assert run.computed == {"train/adapter": 0}
+    assert adapter_of(encoded) == before
+
+
+def test_the_adapter_is_a_peft_folder_that_learned_and_names_its_cell(encoded: Project) -> None:
+    folder = encoded.root / "models/adapter"
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        lineage = json.loads(file.metadata()["framelora"])
+        moved = [name for name in file.keys() if "lora_B" in name and file.get_tensor(name).abs().max() > 0]  # noqa: SIM118
+    assert moved
+    assert lineage["cell"] == json.loads((encoded.root / "reports/train/run.json").read_text())["cell"]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["lora_dropout"]) == ("LORA", 0.1)
+
+
+@pytest.mark.parametrize("wait_for", [2, 4])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(encoded: Project, wait_for: int) -> None:
+    whole = adapter_of(encoded)
+    curves = (encoded.root / "reports/train/loss.tsv").read_bytes()
+    forget_the_run(encoded)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.train"], cwd=encoded.root, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((encoded.root / ".state").glob(f"*/checkpoint-{wait_for:08d}")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((encoded.root / ".cells/train/adapter").rglob("*.cell"))
+
+    run = encoded.stage("train")
+    assert run.computed == {"train/adapter": 1}
+    assert f"going on from step {wait_for}" in run.stderr
+    assert adapter_of(encoded) == whole
+    assert (encoded.root / "reports/train/loss.tsv").read_bytes() == curves
+    assert not list((encoded.root / ".state").glob("*/checkpoint-*"))
+
+
+def test_a_run_that_diverges_stops_with_the_step_and_the_items(encoded: Project) -> None:
+    encoded.set(train__learning_rate=1e12)
+    run = encoded.stage("train", check=False)
+    encoded.set(train__learning_rate=1e-3)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: the ") and "learning_rate" in last
+
+
+def test_half_precision_that_the_device_lacks_is_refused(encoded: Project) -> None:
+    encoded.set(train__mixed_precision="fp16")
+    run = encoded.stage("train", check=False)
+    encoded.set(train__mixed_precision="no")
+    assert run.returncode == 1
+    assert "train.mixed_precision" in run.stderr.strip().splitlines()[-1]
+
+
+def test_bf16_trains_with_an_fp32_adapter(encoded: Project) -> None:
+    encoded.set(train__mixed_precision="bf16", train__max_train_steps=1, train__gradient_checkpointing=True)
+    encoded.stage("train")
+    with safe_open(encoded.root / "models/adapter/adapter_model.safetensors", "pt") as file:
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float32"}  # noqa: SIM118
+
+
+def test_two_runs_of_one_cell_wait_for_each_other(encoded: Project) -> None:
+    encoded.set(train__mixed_precision="no", train__max_train_steps=STEPS, train__gradient_checkpointing=False)
+    forget_the_run(encoded)
+    command = [sys.executable, "-m", "stages.train"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    runs = [
+        subprocess.Popen(command, cwd=encoded.root, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert sum("1 computed" in output for output in outputs) == 1, outputs
+    assert Path(encoded.root / "models/adapter/adapter_model.safetensors").is_file()
