@@ -81,14 +81,14 @@ def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> No
     """Write rows as Parquet under a schema. Equal rows give equal bytes (one machine, one pyarrow)."""
     table = pa.Table.from_pylist(rows, schema=schema)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet table; `UserError` when it is missing or damaged."""
     try:
-        return pq.read_table(path).to_pandas()
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
     except FileNotFoundError:
         raise UserError(f"{relative(path)} is missing: run `dvc repro`, which makes it") from None
     except (pa.ArrowException, OSError, ValueError) as error:  # what pyarrow raises on flipped bits; a torn file

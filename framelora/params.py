@@ -31,7 +31,9 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A section of params.yaml: no unknown keys, no silent conversions, no changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Data(Section):
@@ -236,13 +238,15 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         first, *others = error.errors()
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            problem = "is unknown: check its spelling, or remove it"
+            problem = " is unknown: check its spelling, or remove it"
         elif first["type"] == "missing":
-            problem = "is missing: add it (params.yaml in git has its default)"
+            problem = " is missing: add it (params.yaml in git has its default)"
         else:
-            problem = f"= {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+            message = first["msg"].removeprefix("Value error, ")
+            problem = f"{value}: {message[0].lower()}{message[1:]}"
         more = f" (and {len(others)} more)" if others else ""
-        raise UserError(f"{where}: {key} {problem}{more}") from None
+        raise UserError(f"{where}: {key}{problem}{more}") from None
 
 
 def _refuse_reserved(value: Any, where: str, path: str = "") -> None:

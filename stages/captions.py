@@ -37,7 +37,10 @@ def main() -> None:
             f"data.root: {relative(root)} holds no clip ({' '.join(DEMUXERS)}) and no image pair "
             "(NAME_start and NAME_end, .jpg .jpeg .png .webp): put some into it"
         )
-    issues = [Issue("error", "half-pair", path, "has no other half, or is one too many: add the other, or rename the image") for path in widows]
+    issues = [
+        Issue("error", "half-pair", path, "has no other half, or is one too many: add the other, or rename the image")
+        for path in widows
+    ]
     issues += [Issue("warning", "single-image", path, "is neither _start nor _end: not used") for path in single]
 
     store = open_store()

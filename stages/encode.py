@@ -33,17 +33,17 @@ from framelora.versions import versions
 
 def plan(params: Params, shots: pd.DataFrame, windows: list[Window], device: str) -> dict[EncodeUnit, Cell]:
     """The cell of every unit that the shots and windows need."""
-    family = load_part(params.model.family, "encode")
+    units = load_part(params.model.family, "units")
     shared = {
         "base": fingerprint(Path(params.model.base)),
         "device": device,
-        "code": source_digest(family.__name__),
-        "versions": versions(*family.PACKAGES),
+        "code": source_digest(f"framelora.families.{params.model.family}.encode"),
+        "versions": versions(*units.PACKAGES),
     }
     cells = {}
-    for unit in family.plan_units(shots.reset_index(), windows):
+    for unit in units.plan_units(shots.reset_index(), windows):
         shot = shots.loc[unit.shot]
-        inputs = {"frames": shot.digest, "numbers": unit.frames, **family.unit_inputs(unit, params.family), **shared}
+        inputs = {"frames": shot.digest, "numbers": unit.frames, **units.unit_inputs(unit, params.family), **shared}
         cells[unit] = Cell(f"encode/{unit.kind}", shot.content_id, inputs)
     return cells
 

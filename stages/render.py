@@ -17,7 +17,6 @@ import typer
 from numpy.typing import NDArray
 
 from framelora import files
-from framelora.adapters.lora import load_adapter, set_weight
 from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, Shard, ensure
 from framelora.cells.store import Cell, Store, open_store
@@ -55,19 +54,20 @@ class Rendering:
         self.shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
         self.latents = LatentsReader(store, [Path("data/latents_test.parquet")])
         self.base = Path(params.model.base)
-        family = load_part(params.model.family, "render")
-        self.units_of = load_part(params.model.family, "units").units_of
+        units = load_part(params.model.family, "units")
+        self.units_of = units.units_of
         self.packing = source_digest("framelora.media.lossless")
         self.model_inputs = {
             "base": fingerprint(self.base),
             "device": device,
-            "code": source_digest(family.__name__),
-            "versions": versions(*family.PACKAGES),
+            "code": source_digest(f"framelora.families.{params.model.family}.render"),
+            "versions": versions(*units.PACKAGES),
             "family": [params.family.conditioning.model_dump(), params.family.render.model_dump()],
         }
         self.adapter_inputs = {
             "files": {path.name: files.file_digest(path) for path in sorted(ADAPTER.glob("adapter_*"))},
             "code": source_digest("framelora.adapters.lora"),
+            "versions": versions("peft"),
         }
 
     def samples(self, windows: Iterable[Window]) -> list[Sample]:
@@ -118,6 +118,8 @@ class Rendering:
         if any(sample.method == "base" for sample in missing):
             self.denoiser = self.renderer.load_denoiser()
         if any(sample.method.startswith("adapter") for sample in missing):
+            from framelora.adapters.lora import load_adapter
+
             self.adapted = load_adapter(self.renderer.load_denoiser(), ADAPTER)
 
     def render(self, sample: Sample) -> NDArray[np.uint8]:
@@ -136,6 +138,8 @@ class Rendering:
         if sample.method == "base":
             model = self.denoiser
         else:
+            from framelora.adapters.lora import set_weight
+
             model = self.adapted
             set_weight(model, sample.weight)
         sampled: NDArray[np.uint8] = self.renderer.sample(

@@ -18,7 +18,7 @@ import torch
 import typer
 
 from framelora import files
-from framelora.adapters.lora import adapter_files, adapter_tensors, add_lora, config_dict
+from framelora.adapters.folder import WEIGHTS, adapter_files
 from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, ensure
 from framelora.cells.store import Cell, open_store, repository_root
@@ -28,8 +28,6 @@ from framelora.dataset.tables import LatentsReader, read_windows
 from framelora.families.base import Window
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
-from framelora.training.checkpoint import Checkpoints
-from framelora.training.loop import Diverged, Items, train
 from framelora.versions import versions
 
 PACKAGES = ("torch", "diffusers", "peft", "accelerate")
@@ -58,7 +56,7 @@ def inputs(
     params: Params, windows: dict[str, list[Window]], latents: dict[str, LatentsReader], device: str
 ) -> dict[str, Any]:
     """Everything that can change the adapter's bytes or the loss curves."""
-    family = load_part(params.model.family, "loss")
+    family = f"framelora.families.{params.model.family}.loss"
     return {
         "windows": {split: [vars(window) for window in windows[split]] for split in windows},
         "latents": {
@@ -69,15 +67,17 @@ def inputs(
         "train": params.train.model_dump(exclude={"checkpointing_steps"}),
         "family": [params.family.conditioning.model_dump(), params.family.objective.model_dump()],
         "device": device,
-        "code": [
-            source_digest(name) for name in ("framelora.training.loop", "framelora.adapters.lora", family.__name__)
-        ],
+        "code": [source_digest(name) for name in ("framelora.training.loop", "framelora.adapters.lora", family)],
         "versions": versions(*PACKAGES),
     }
 
 
 def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: dict[str, LatentsReader]) -> Computed:
     """Train; goes on from the last checkpoint of this very cell if there is one."""
+    from framelora.adapters.lora import adapter_tensors, add_lora, config_dict
+    from framelora.training.checkpoint import Checkpoints
+    from framelora.training.loop import Diverged, train
+
     family = load_part(params.model.family, "loss")
     base = Path(params.model.base)
     for reader in latents.values():
@@ -110,8 +110,10 @@ def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: d
         checkpoints.clear()
 
 
-def items(family: Any, windows: list[Window], latents: LatentsReader) -> Items:
-    """Windows as training items. Those of one frame size and length share batches."""
+def items(family: Any, windows: list[Window], latents: LatentsReader) -> Any:
+    """Windows as the loop's `Items`. Those of one frame size and length share batches."""
+    from framelora.training.loop import Items
+
     return Items(
         ids=[window.pair for window in windows],
         shapes=[(window.num_frames, window.height, window.width) for window in windows],
@@ -152,7 +154,7 @@ def publish(cell: Cell, tensors: dict[str, torch.Tensor], meta: dict[str, Any], 
         "cell": cell.key,
         "steps": params.train.max_train_steps,
         "trained_parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "adapter_bytes": Path("models/adapter/adapter_model.safetensors").stat().st_size,
+        "adapter_bytes": (Path("models/adapter") / WEIGHTS).stat().st_size,
         "final_loss": round(float(steps.loss.iloc[-1]), 6),
     }
     measured = history.dropna(subset="validation_loss") if "validation_loss" in history else history[:0]

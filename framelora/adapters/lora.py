@@ -1,4 +1,4 @@
-"""LoRA on a denoiser through peft, and its files: pure functions of the tensors, the configuration and the lineage."""
+"""LoRA on a denoiser, through peft."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save
 from torch import Tensor, nn
-
-from framelora.digest import canonical_json
 
 if TYPE_CHECKING:
     from framelora.params import Adapter
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str], seed: int) -> PeftModel:
@@ -58,15 +53,6 @@ def config_dict(model: PeftModel) -> dict[str, Any]:
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     result: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return result
-
-
-def adapter_files(tensors: dict[str, Tensor], config: dict[str, Any], lineage: dict[str, Any]) -> dict[str, bytes]:
-    """A PEFT folder: file name -> content. The lineage travels in the weights' header, as one sorted JSON value."""
-    metadata = {"framelora": canonical_json(lineage)}
-    return {
-        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-        WEIGHTS: save(tensors, metadata=metadata),
-    }
 
 
 def load_adapter(denoiser: nn.Module, folder: Path) -> PeftModel:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from framelora.dataset.sources import Source
 from framelora.files import column
@@ -35,13 +35,24 @@ class Issue:
     message: str
 
 
+def _whole_characters(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair: no file can be named or written so") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
 class MetadataRow(BaseModel):
     """One row of the seed guides' metadata.json. Other keys are allowed and left alone."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    file_path: str
-    text: str = ""
+    file_path: Text
+    text: Text = ""
     type: Literal["video", "image"] | None = None
 
 

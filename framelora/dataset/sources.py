@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from framelora.console import UserError
 from framelora.digest import sha256
 from framelora.files import column, file_digest, write_json
 from framelora.media.probe import DEMUXERS, IMAGE_FORMATS, Facts
@@ -53,11 +54,19 @@ class Source:
 
 
 def walk(root: Path) -> list[str]:
-    """All files under a folder as sorted POSIX paths relative to it; hidden files and folders are left out."""
+    """All files under a folder as sorted POSIX paths relative to it; hidden files and folders are left out.
+
+    Raises:
+        UserError: a name is not UTF-8, so that no table could hold it.
+    """
     found = []
     for path in root.rglob("*"):
         name = path.relative_to(root)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            try:
+                name.as_posix().encode()
+            except UnicodeEncodeError:
+                raise UserError(f"data.root: the name {name.as_posix()!r} is not UTF-8: rename the file") from None
             found.append(name.as_posix())
     return sorted(found)
 

@@ -4,8 +4,9 @@ A family is a folder of `framelora/families/` whose modules are reached by name 
 edit reruns only the stages that use the part:
 
 * `model.py`: the networks and how they are loaded; the default LoRA targets.
-* `encode.py`: `plan_units` says what has to be encoded for a set of shots and pairs, `unit_inputs` what else changes
-  its bytes, `Encoder.encode` computes it. The only part that builds encoders.
+* `units.py`: `plan_units` says what has to be encoded for a set of shots and pairs, `unit_inputs` what else changes its
+  bytes, `units_of` which units a window needs; `PACKAGES` the libraries that count. Imports no network.
+* `encode.py`: `Encoder.encode` computes a unit. The only part that builds encoders.
 * `loss.py`: `read_window` puts one training item together from cached cells, `loss` is the objective on a batch.
 * `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
 
@@ -16,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Gives the cached tensors of a unit: (kind, unit) -> tensors by name.
-ReadUnit = Callable[[str, str], dict[str, Tensor]]
+ReadUnit = Callable[[str, str], "dict[str, Tensor]"]
 
 
 @dataclass(frozen=True)

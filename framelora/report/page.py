@@ -93,7 +93,7 @@ def csp_hash(text: str) -> str:
 
 def digits(value: float | None, places: int) -> str:
     """A number with fixed decimals; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
+    return "\N{EN DASH}" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
 
 
 def decibels(value: float | None) -> str:
@@ -122,11 +122,11 @@ def test_groups(tables: Tables) -> list[dict[str, Any]]:
     """The test samples by source: clips first, then image pairs, by name."""
     sources = {source["id"]: source for source in source_rows(tables)}
     scores = tables.samples.set_index(["pair", "method"])[["psnr", "ssim", "ends_psnr"]].to_dict("index")
-    renders = {pair: rows for pair, rows in tables.renders.groupby("pair")}
-    groups = [
-        {**sources[content_id], "samples": [sample(row, renders[row.pair], scores, tables) for row in rows.itertuples()]}
-        for content_id, rows in tables.pairs["test"].groupby("content_id")
-    ]
+    renders = tables.renders.groupby("pair")
+    groups = []
+    for content_id, rows in tables.pairs["test"].groupby("content_id"):
+        samples = [sample(row, renders.get_group(row.pair), scores, tables) for row in rows.itertuples()]
+        groups.append({**sources[content_id], "samples": samples})
     return sorted(groups, key=lambda group: (group["kind"] != "video", group["names"]))
 
 
@@ -165,7 +165,7 @@ def source_rows(tables: Tables) -> list[dict[str, Any]]:
     found = []
     for content_id, rows in tables.sources.groupby("content_id"):
         first = rows.iloc[0]
-        facts = f"{first.width}×{first.height}"
+        facts = f"{first.width}x{first.height}"
         if first.kind == "video":
             facts += f", {count(int(first.num_frames), 'frame')} at {first.fps:g}/s, {first.codec}"
         split, cut = pairs.get(content_id, ("unused", 0))
@@ -212,7 +212,7 @@ def loss_chart(loss: pd.DataFrame) -> Chart | None:
         f"Training loss over {count(len(loss), 'step')}.",
         "step",
         "loss",
-        {("faint", every): points, ("strong", "mean around it"): smoothed(points)},
+        {("faint", every): points, ("strong", "running mean"): smoothed(points)},
     )
 
 

@@ -23,7 +23,7 @@ def count(number: int, noun: str) -> str:
 def signed(value: float, digits: int) -> str:
     """A number with its sign, a true minus, and no sign on zero."""
     rounded = round(value, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+    return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
 
 
 def adapters_of(metrics: Mapping[str, float]) -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from framelora.adapters.lora import adapter_files, adapter_tensors, add_lora, config_dict, load_adapter, set_weight
+from framelora.adapters.folder import adapter_files
+from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, load_adapter, set_weight
 from framelora.families.base import EncodeUnit, Window
 from framelora.families.framer import encode, loss, render
 from framelora.families.framer.model import FramerUNet, added_time_ids, load_scheduler, load_unet, vae_scaling_factor

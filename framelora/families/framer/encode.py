@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,38 +13,11 @@ from torch.nn import functional
 
 from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
-from framelora.families.base import EncodeUnit, Window
+from framelora.families.base import EncodeUnit
 from framelora.families.framer.model import load_image_encoder, load_vae
-from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
     from framelora.params import Framer
-
-PACKAGES = ("torch", "diffusers", "transformers")
-
-
-def plan_units(shots: pd.DataFrame, windows: Iterable[Window]) -> list[EncodeUnit]:
-    """What has to be encoded.
-
-    SVD's VAE sees one frame at a time, so the clean latents are cached for a whole shot and windows are cut from them
-    in training: another stride, length or split encodes nothing anew. Only frames that are ends need more.
-
-    Args:
-        shots: table of `dataset.pairs.SHOTS_SCHEMA`.
-        windows: windows and image pairs.
-    """
-    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
-    for window in windows:
-        for shot, frame in window.ends:
-            units.add(EncodeUnit("ends", end_unit(shot, frame), shot, (frame,)))
-    return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))
-
-
-def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
-    """Parameters that change a unit's bytes."""
-    if unit.kind == "latents":
-        return {"vae_batch": params.encode.vae_batch, "dtype": params.encode.dtype}
-    return {"noise_aug_strength": params.conditioning.noise_aug_strength, "dtype": params.encode.dtype}
 
 
 def to_signed(frames: NDArray[np.uint8]) -> Tensor:

@@ -17,8 +17,6 @@ from framelora.families.framer.units import end_unit
 if TYPE_CHECKING:
     from framelora.params import Framer
 
-PACKAGES = ("torch", "diffusers", "peft")
-
 
 class Renderer:
     """Samples clips with a denoiser, and decodes latents."""

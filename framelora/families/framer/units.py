@@ -1,8 +1,19 @@
-"""Names of the things that Framer caches, and which of them a window needs."""
+"""What Framer caches, and which of it a window needs. Plans only: no network is imported here."""
 
 from __future__ import annotations
 
-from framelora.families.base import Window
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from framelora.families.base import EncodeUnit, Window
+
+if TYPE_CHECKING:
+    from framelora.params import Framer
+
+# Libraries whose release can change the bytes that encode, train and render make.
+PACKAGES = ("torch", "diffusers", "transformers")
 
 
 def end_unit(shot: str, frame: int) -> str:
@@ -16,3 +27,27 @@ def units_of(window: Window) -> list[tuple[str, str]]:
     if window.kind == "window":
         units.append(("latents", window.start_shot))
     return units
+
+
+def plan_units(shots: pd.DataFrame, windows: Iterable[Window]) -> list[EncodeUnit]:
+    """What has to be encoded.
+
+    SVD's VAE sees one frame at a time, so the clean latents are cached for a whole shot and windows are cut from them
+    in training: another stride, length or split encodes nothing anew. Only frames that are ends need more.
+
+    Args:
+        shots: table of `dataset.pairs.SHOTS_SCHEMA`.
+        windows: windows and image pairs.
+    """
+    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
+    for window in windows:
+        for shot, frame in window.ends:
+            units.add(EncodeUnit("ends", end_unit(shot, frame), shot, (frame,)))
+    return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))
+
+
+def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
+    """Parameters that change a unit's bytes."""
+    if unit.kind == "latents":
+        return {"vae_batch": params.encode.vae_batch, "dtype": params.encode.dtype}
+    return {"noise_aug_strength": params.conditioning.noise_aug_strength, "dtype": params.encode.dtype}

@@ -1,0 +1,282 @@
+"""The report page: pure, escaped, plain about who wins, and whole when parts of a run are missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from report_tables import IMAGES, WINDOW, metrics, tables
+
+from framelora.report.chart import draw, smoothed, thinned, ticks
+from framelora.report.page import build_page, csp_hash
+from framelora.report.run import page_digest, read_commit, read_costs, run_script
+from framelora.report.verdict import signed, verdicts
+
+MINUS = "\N{MINUS SIGN}"
+EVIL = "<script>alert(1)</script>\"'{{ 7 * 7 }}"
+
+
+def without_markup(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<(script|style)>.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+
+
+def test_equal_tables_give_equal_bytes() -> None:
+    assert build_page(tables()) == build_page(tables())
+
+
+def test_page_names_no_place_and_no_time() -> None:
+    page = build_page(tables())
+    assert str(Path.cwd()) not in page
+    assert str(Path.home()) + "/" not in page
+    assert not re.search(r"\b20\d\d-\d\d-\d\d", page)
+
+
+def test_page_carries_a_digest_that_changes_with_it() -> None:
+    one, other = (page_digest(build_page(tables(metrics=metrics(base=base)))) for base in (20.0, 19.0))
+    assert re.fullmatch("[0-9a-f]{64}", one)
+    assert one != other
+
+
+def test_text_of_users_stays_text() -> None:
+    given = tables()
+    evil = dataclasses.replace(
+        given,
+        params={"report": {"title": EVIL}, EVIL: EVIL},
+        captions=given.captions.assign(text=EVIL),
+        sources=given.sources.assign(name=EVIL, codec=EVIL),
+        issues=[dict.fromkeys(("severity", "rule", "where", "message"), EVIL)],
+        skipped=given.skipped.assign(path=EVIL, reason=EVIL),
+        base={EVIL: {"bytes": 1, "sha256": EVIL}},
+        run=given.run | {"cell": EVIL, "versions": {EVIL: EVIL}},
+    )
+    plain, page = build_page(given), build_page(evil)
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;{{ 7 * 7 }}" in page
+    scripts = re.findall("<script.*?</script>", plain, re.DOTALL)
+    assert re.findall("<script.*?</script>", page, re.DOTALL) == scripts
+    assert len(scripts) == 2
+
+
+def test_the_policy_lets_only_the_pages_own_script_and_style_pass() -> None:
+    page = build_page(tables())
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    assert policy[1].startswith("default-src 'none'; ")
+    assert "unsafe" not in policy[1]
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        assert f"'{csp_hash(text)}'" in policy[1]
+    assert not re.search(r"""\s(style|on\w+)=""", page)
+    assert not re.search(r"https?://", page)
+
+
+def test_headings_go_down_one_level_at_a_time_and_ids_are_unique() -> None:
+    page = build_page(tables())
+    levels = [int(level) for level in re.findall("<h([1-6])", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'aria-(?:labelledby|describedby)="([^"]*)"', page)) <= set(ids)
+
+
+def test_videos_and_sheets_are_relative_links_in_the_order_of_the_methods() -> None:
+    page = build_page(tables())
+    methods = ["truth", "truth_vae", "base", "adapter_1", "blend", "hold_first"]
+    links = re.findall('data-src="([^"]*)"', page)
+    assert links[:6] == [f"render/videos/{WINDOW}/{method}.mp4" for method in methods]
+    assert links[6:] == [f"render/videos/{IMAGES}/{method}.mp4" for method in methods if method != "truth_vae"]
+    assert f'href="render/sheets/{WINDOW}.png"' in page
+    assert page.count("Two pictures without frames between them") == 1
+
+
+@pytest.mark.parametrize(
+    ("adapter", "tone", "gain", "interval", "verdict"),
+    [
+        (20.3, "better", "+0.30", "+0.20 to +0.40", "better than the base."),
+        (19.5, "worse", "-0.50", "-0.60 to -0.40", "worse than the base."),
+        (20.05, "unclear", "+0.05", "-0.05 to +0.15", "no clear difference."),
+    ],
+)
+def test_verdict_against_the_base(adapter: float, tone: str, gain: str, interval: str, verdict: str) -> None:
+    (found,) = verdicts(metrics(adapters={"adapter_1": adapter}), clips=2)
+    where = "against the base on 3 windows of 2 clips"
+    assert found.tone == tone
+    assert found.text.replace(MINUS, "-") == f"adapter_1: {gain} dB PSNR {where} (95 % interval {interval}): {verdict}"
+
+
+def test_a_gain_near_zero_is_told_with_enough_decimals() -> None:
+    near = metrics(psnr_gain_adapter_1=0.004, psnr_gain_adapter_1_low=0.001, psnr_gain_adapter_1_high=0.007)
+    assert "+0.0040 dB PSNR against the base" in verdicts(near, 2)[0].text
+    assert "+0.0010 to +0.0070" in verdicts(near, 2)[0].text
+
+
+def test_one_window_is_too_few_for_a_verdict() -> None:
+    (verdict,) = verdicts(metrics(windows=1), clips=1)
+    assert verdict.tone == "unclear"
+    assert verdict.text.endswith("on 1 window of 1 clip: too few windows to tell.")
+
+
+def test_who_loses_to_the_linear_blend_is_named() -> None:
+    losing = verdicts(metrics(adapters={"adapter_0.5": 25.0, "adapter_1": 21.0}, blend=24.0), 2)
+    assert [verdict.text for verdict in losing[2:]] == [
+        "The base (20.00 dB) and adapter_1 (21.00 dB) lose to the linear blend of the two end frames (24.00 dB PSNR)."
+    ]
+    only_base = verdicts(metrics(adapters={"adapter_1": 25.0}, blend=24.0), 2)
+    assert only_base[1].text.startswith("The base (20.00 dB) loses to the linear blend")
+    all_three = verdicts(metrics(adapters={"adapter_0.5": 20.0, "adapter_1": 21.0}, blend=24.0), 2)
+    assert all_three[2].text.startswith("The base (20.00 dB), adapter_0.5 (20.00 dB) and adapter_1 (21.00 dB) lose ")
+
+
+def test_a_vae_below_the_blend_is_told() -> None:
+    assert "the VAE limits these scores" in verdicts(metrics(blend=41.0), 2)[-1].text
+
+
+def test_adapters_come_by_weight() -> None:
+    weights = {"adapter_1": 20.0, "adapter_0.5": 20.0, "adapter_-1": 20.0, "adapter_10": 20.0}
+    names = [verdict.text.partition(":")[0] for verdict in verdicts(metrics(adapters=weights), 2)]
+    assert names == ["adapter_-1", "adapter_0.5", "adapter_1", "adapter_10"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "+0.50"), (-0.5, f"{MINUS}0.50"), (-0.001, "0.00"), (0.0, "0.00")])
+def test_signed(value: float, text: str) -> None:
+    assert signed(value, 2) == text
+
+
+def test_no_test_windows() -> None:
+    given = tables()
+    none = dataclasses.replace(
+        given,
+        metrics={"windows": 0, "image_pairs": 0},
+        methods=given.methods[:0],
+        samples=given.samples[:0],
+        renders=given.renders[:0],
+        pairs=given.pairs | {"test": given.pairs["test"][:0]},
+    )
+    text = without_markup(build_page(none))
+    assert "Not measured: there are no test windows." in text
+    assert "There are no test samples" in text
+
+
+def test_only_image_pairs_to_test() -> None:
+    given = tables()
+    scores = {"windows": 0, "image_pairs": 1, "ends_psnr_base": 30.0, "ends_psnr_adapter_1": 30.0}
+    test = given.pairs["test"].query("kind == 'image_pair'")
+    page = build_page(dataclasses.replace(given, metrics=scores, pairs=given.pairs | {"test": test}))
+    assert "Not measured: there are no test windows; 1 image pair rendered, which have no middles" in page
+    assert page.count("<video") == 5
+
+
+def test_no_validation_split() -> None:
+    run = {name: value for name, value in tables().run.items() if not name.startswith("validation")}
+    page = build_page(tables(validation=None, run=run))
+    assert "No validation split, so no validation loss." in page
+    assert page.count("<svg") == 1
+    assert "validation.tsv" not in page
+
+
+def test_no_captions_no_issues_no_skipped_files() -> None:
+    given = tables()
+    page = build_page(tables(captions=given.captions[:0], issues=[], skipped=given.skipped[:0]))
+    assert page.count("No caption.") == 2
+    assert "None: every source was decoded." in page
+
+
+def test_two_names_of_one_content_are_one_source() -> None:
+    given = tables()
+    twice = given.sources.assign(content_id=given.sources.content_id.replace("c0ffee0000000004", "c0ffee0000000003"))
+    assert "clips/short.mp4, clips/train me.mp4" in build_page(tables(sources=twice))
+
+
+def test_sources_without_a_window_are_listed_as_not_used() -> None:
+    assert "Not used: 1 source" in build_page(tables())
+
+
+def test_charts_are_well_formed_svg() -> None:
+    charts = re.findall("<svg.*?</svg>", build_page(tables()), re.DOTALL)
+    assert len(charts) == 2
+    for chart in charts:
+        assert ElementTree.fromstring(chart).get("aria-label")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 60.0), (0.6342, 0.6421), (-3.0, 1e6), (5.0, 5.0), (0.0, 0.0)])
+def test_ticks_enclose_their_range_in_even_steps(low: float, high: float) -> None:
+    marks = ticks(low, high)
+    assert marks[0] <= low <= high <= marks[-1]
+    assert 4 <= len(marks) <= 9
+    steps = {round((after - before) / (marks[1] - marks[0]), 6) for before, after in pairwise(marks)}
+    assert steps == {1.0}
+
+
+def test_long_curves_are_thinned_and_infinite_points_left_out() -> None:
+    points = [(float(step), 1.0) for step in range(10_001)]
+    thin, each = thinned(points)
+    assert len(thin) <= 400
+    assert each == 26
+    assert {y for _, y in smoothed(thin)} == {1.0}
+    chart = draw("t", "s", "x", "y", {("strong", "a"): [(0.0, 1.0), (1.0, float("nan")), (2.0, 2.0)]})
+    assert chart
+    assert len(chart.lines[0].points) == 2
+    assert draw("t", "s", "x", "y", {("strong", "a"): []}) is None
+
+
+def record(stage: str, kind: str, seconds: float, computed: int = 1) -> str:
+    counts = {"cells": 3, "computed": computed, "reused": 3 - computed}
+    return json.dumps({"stage": stage, "kind": kind, "seconds": seconds, "peak_memory_mib": 100, **counts})
+
+
+def test_costs_are_those_of_the_last_run_of_each_stage(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    lines = [
+        record("encode", "encode/ends", 9.0, 3),
+        record("encode", "encode/older", 9.0, 3),
+        record("train", "train/adapter", 5.0),
+        record("encode", "encode/ends", 1.0, 0),
+        record("encode", "encode/latents", 1.5, 1),
+        '{"stage": "enc',
+    ]
+    journal.write_text("\n".join(lines))
+    encode, train = read_costs(journal)
+    assert (encode["stage"], encode["seconds"]) == ("encode", 1.5)
+    assert [(kind["kind"], kind["computed"]) for kind in encode["kinds"]] == [("encode/ends", 0), ("encode/latents", 1)]
+    assert train["seconds"] == 5.0
+    assert read_costs(tmp_path / "missing.jsonl") == []
+
+
+def test_run_script_sets_one_json_value() -> None:
+    name, _, value = run_script("ab", {"id": "</script>", "dirty": False}, []).partition(" = ")
+    assert name == "window.framelora"
+    assert json.loads(value.removesuffix(";\n")) == {
+        "page": "ab",
+        "commit": {"id": "</script>", "dirty": False},
+        "costs": [],
+    }
+
+
+def test_commit_is_dirty_by_edits_and_not_by_what_a_run_writes(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.hooksPath=/dev/null"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert read_commit(tmp_path) is None
+    git("init")
+    for name in ("params.yaml", "dvc.lock", "reports/metrics.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    (tmp_path / "dvc.lock").write_text("2")
+    (tmp_path / "reports/metrics.json").write_text("2")
+    clean = read_commit(tmp_path)
+    assert clean
+    assert len(clean["id"]) == 40
+    assert not clean["dirty"]
+    (tmp_path / "params.yaml").write_text("2")
+    assert read_commit(tmp_path) == {"id": clean["id"], "dirty": True}
