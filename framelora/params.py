@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +18,7 @@ RESERVED = ("size", "nfiles")
 
 
 def _bucket(text: str) -> str:
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) % 8 == 0 and int(height) % 8 == 0 and int(width) > 0):
+    if not re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", text) or any(int(side) % 8 for side in text.split("x")):
         raise ValueError("write a bucket as WIDTHxHEIGHT in pixels, both multiples of 8, for example 512x320")
     return text
 
@@ -228,7 +228,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{where} is not valid YAML{line}: {error.problem}") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is not valid YAML: {error}") from None
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise UserError(f"{where} must hold sections such as `train:`, not {type(document).__name__}")
     _refuse_reserved(document, where)

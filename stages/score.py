@@ -53,7 +53,7 @@ def totals(table: pd.DataFrame, params: Score) -> dict[str, float]:
     """Means over the test windows, and for each adapter weight the gain over the base with its 95 % interval.
 
     Keys: `psnr_METHOD` and `ends_psnr_METHOD` in dB, `ssim_METHOD` (higher is better in all), `psnr_gain_adapter_W` in
-    dB with `_low` and `_high`, `windows` and `image_pairs` (counts).
+    dB with `_low` and `_high` (95 %, resampling clips), `windows` and `image_pairs` (counts).
     """
     windows = table[table.kind == "window"]
     metrics: dict[str, float] = {
@@ -68,7 +68,8 @@ def totals(table: pd.DataFrame, params: Score) -> dict[str, float]:
     values = windows.pivot(index="pair", columns="method", values="psnr")
     for method in (column for column in values.columns if column.startswith("adapter")):
         gains = (values[method] - values["base"]).to_numpy()
-        low, high = bootstrap_interval(gains, samples=params.bootstrap_samples, seed=params.seed)
+        sources = [str(pair).split("-", 1)[0] for pair in values.index]  # a pair's id begins with its content's
+        low, high = bootstrap_interval(gains, sources, samples=params.bootstrap_samples, seed=params.seed)
         metrics[f"psnr_gain_{method}"] = round(float(gains.mean()), 4)
         metrics[f"psnr_gain_{method}_low"] = round(low, 4)
         metrics[f"psnr_gain_{method}_high"] = round(high, 4)

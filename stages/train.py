@@ -152,6 +152,7 @@ def publish(cell: Cell, tensors: dict[str, torch.Tensor], meta: dict[str, Any], 
     curves = {"loss.tsv": steps[["step", "loss", "learning_rate", "grad_norm"]]}
     summary = {
         "cell": cell.key,
+        "versions": cell.inputs["versions"],
         "steps": params.train.max_train_steps,
         "trained_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "adapter_bytes": (Path("models/adapter") / WEIGHTS).stat().st_size,

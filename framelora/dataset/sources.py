@@ -86,7 +86,7 @@ def group(paths: list[str]) -> tuple[list[Source], list[str], list[str]]:
             continue
         stem = path[: -len(Path(path).suffix)]
         name, _, half = stem.rpartition("_")
-        if half.lower() in ("start", "end") and Path(stem).name.lower() != f"_{half.lower()}":
+        if half.lower() in ("start", "end") and name and not name.endswith("/"):
             if halves.setdefault((name, half.lower()), path) != path:
                 widows.append(path)
         else:

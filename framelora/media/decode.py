@@ -87,6 +87,16 @@ def sample_times(times: Sequence[float], fps: float, target_fps: float) -> tuple
     return (np.searchsorted(np.asarray(times), ticks + ROUNDING, side="right") - 1).tolist(), rate
 
 
+def decodable_width(width: int) -> int:
+    """A width that decord can hand over: this one, or one more.
+
+    It pads rows to 32 pixels, and takes a padding that makes the row a multiple of its width (8, 12, 16, 24, 48 and 72
+    pixels) for more colour channels.
+    """
+    padded = -(-width // 32) * 32
+    return width + 1 if padded != width and 3 * padded % width == 0 else width
+
+
 def frame_times(reader: decord.VideoReader, fps: float) -> list[float]:
     """Display time of each frame in seconds. An AVI may keep none: its frames follow each other at its rate."""
     times = np.asarray(reader.get_frame_timestamp(range(len(reader)))[:, 0], np.float64)
@@ -116,9 +126,11 @@ def decode_video(
     assert begins_as(path)  # decord chooses its demuxer by content: only a true container reaches it
     check_damage(path)
     bucket = nearest_bucket(facts.width, facts.height, buckets)
-    scaled = cover(facts.width, facts.height, bucket)
+    width, height = cover(facts.width, facts.height, bucket)
     try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=scaled[0], height=scaled[1], num_threads=1)
+        reader = decord.VideoReader(
+            str(path), ctx=decord.cpu(0), width=decodable_width(width), height=height, num_threads=1
+        )
         times = frame_times(reader, facts.fps)
         kept, fps = sample_times(times, facts.fps, target_fps)
         copies = np.bincount(kept, minlength=len(times))  # how often each frame of the source is kept

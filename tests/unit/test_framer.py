@@ -110,8 +110,7 @@ class TestObjective:
         batch = batch_of(3)
         together = loss.loss(unet, batch, [1, 2, 3], BASE, params.framer)
         alone = [
-            loss.loss(unet, {k: v[i : i + 1] for k, v in batch.items()}, [i + 1], BASE, params.framer)
-            for i in range(3)
+            loss.loss(unet, {k: v[i : i + 1] for k, v in batch.items()}, [i + 1], BASE, params.framer) for i in range(3)
         ]
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
@@ -157,7 +156,10 @@ class TestEncoding:
         torch.testing.assert_close(tensors["std"][2], one.std[0], rtol=1e-4, atol=1e-4)
 
     def test_condition_latents_are_the_unscaled_mode_of_the_noisy_frame(
-        self, encoder: encode.Encoder, frames, params: Params  # type: ignore[no-untyped-def]
+        self,
+        encoder: encode.Encoder,
+        frames,
+        params: Params,  # type: ignore[no-untyped-def]
     ) -> None:
         tensors = encoder.encode(EncodeUnit("ends", "s@0", "s", (0,)), frames[:1])
         clean = encoder.vae.encode(torch.from_numpy(frames[:1]).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()[0]
@@ -174,9 +176,7 @@ class TestEncoding:
 
 
 class TestAdapter:
-    def test_weight_zero_is_the_base_and_scales_multiply_alpha_over_rank(
-        self, params: Params, tmp_path: Path
-    ) -> None:
+    def test_weight_zero_is_the_base_and_scales_multiply_alpha_over_rank(self, params: Params, tmp_path: Path) -> None:
         adapter = params.adapter.model_copy(update={"rank": 4, "alpha": 8.0})
         model = add_lora(load_unet(BASE), adapter, loss.LORA_TARGETS, seed=0)
         for name, parameter in model.named_parameters():
@@ -201,7 +201,9 @@ class TestAdapter:
                         layer = merged.get_submodule(name.split(".lora_A")[0].removeprefix("base_model.model."))
                         up = adapter_tensors(loaded)[name.replace("lora_A", "lora_B")]
                         layer.weight += weight * 8.0 / 4 * up @ down
-                torch.testing.assert_close(loaded(*inputs, **more).sample, merged(*inputs, **more).sample, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(
+                    loaded(*inputs, **more).sample, merged(*inputs, **more).sample, rtol=1e-3, atol=1e-4
+                )
 
     def test_an_unknown_target_is_refused_by_name(self, params: Params) -> None:
         adapter = params.adapter.model_copy(update={"target_modules": ["to_q", "to_nowhere"]})

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from ruamel.yaml import YAML
 
 from framelora.params import Params, load_params
-from framelora.source import import_closure, imports
+from framelora.source import import_closure, imports, module_file
 
 GRAPH: dict[str, Any] = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
 STAGES = sorted(GRAPH["stages"])
@@ -116,3 +116,60 @@ def test_package_files_stay_empty() -> None:
         inner = [node for node in tree.body if not isinstance(node, ast.Expr | ast.Import)]
         assert path.parent.name == "framelora" or not tree.body, path
         assert not inner, path
+
+
+# Edit this file, and these stages run again.
+RERUNS = {
+    "framelora/media/probe.py": ["captions", "extract"],
+    "framelora/media/decode.py": ["extract"],
+    "framelora/media/lossless.py": ["encode", "extract", "render", "score"],
+    "framelora/dataset/captions.py": ["captions"],
+    "framelora/dataset/sampler.py": ["train"],
+    "framelora/families/framer/encode.py": ["encode"],
+    "framelora/families/framer/loss.py": ["train"],
+    "framelora/families/framer/render.py": ["render"],
+    "framelora/families/framer/model.py": ["encode", "render", "train"],
+    "framelora/training/loop.py": ["train"],
+    "framelora/adapters/lora.py": ["render", "train"],
+    "framelora/evaluation/metrics.py": ["score"],
+    "framelora/evaluation/baselines.py": ["render"],
+    "framelora/report/page.py": ["report"],
+    "framelora/params.py": STAGES,
+    "framelora/cli.py": [],
+    "framelora/cells/upkeep.py": [],
+}
+
+# Edit this file, and the cells that these modules compute are computed anew (each kind's key names one or more).
+RECOMPUTES = {
+    "framelora/media/buckets.py": ["media.decode"],
+    "framelora/media/lossless.py": ["media.lossless"],
+    "framelora/families/framer/model.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
+    "framelora/families/framer/encode.py": ["families.framer.encode"],
+    "framelora/training/checkpoint.py": ["training.loop"],
+    "framelora/adapters/lora.py": ["adapters.lora"],
+    "framelora/evaluation/baselines.py": ["evaluation.baselines"],
+    "framelora/cells/store.py": [],
+    "framelora/files.py": [],
+}
+COMPUTING = ["media.probe", "media.decode", "media.lossless", "training.loop", "adapters.lora", "evaluation.baselines"]
+COMPUTING += [f"families.framer.{part}" for part in ("encode", "loss", "render")]
+
+
+@pytest.mark.parametrize("path", RERUNS)
+def test_edit_this_file_and_these_stages_rerun(path: str, params: Params) -> None:
+    stages = [name for name in STAGES if path in resolved(GRAPH["stages"][name]["deps"], params)]
+    assert stages == RERUNS[path]
+
+
+@pytest.mark.parametrize("path", RECOMPUTES)
+def test_edit_this_file_and_these_cells_are_computed_anew(path: str) -> None:
+    closures = {name: import_closure(module_file(f"framelora.{name}") or Path()) for name in COMPUTING}
+    assert [name for name in COMPUTING if REPOSITORY / path in closures[name]] == RECOMPUTES[path]
+
+
+def test_every_computing_module_is_in_a_key() -> None:
+    """The stages name exactly these modules in their cells' keys (families by their part)."""
+    code = "\n".join(path.read_text() for path in REPOSITORY.glob("stages/*.py"))
+    for name in COMPUTING:
+        part = name.rpartition(".")[2]
+        assert f'"framelora.{name}"' in code or f"{{params.model.family}}.{part}" in code, name

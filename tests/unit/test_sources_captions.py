@@ -1,0 +1,403 @@
+"""The files under data.root and their captions: nothing a person can put there raises, and every mistake is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from framelora.console import UserError
+from framelora.dataset import sources
+from framelora.dataset.captions import METADATA, Issue, gather_captions, read_metadata, read_sidecar, resolve_inside
+from framelora.dataset.sources import DigestCache, Source, group, source_rows, walk
+from framelora.digest import sha256
+from framelora.media.probe import Facts
+
+
+def make_files(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(os.fsencode(name))
+
+
+# walk and group
+
+
+def test_files_are_found_at_any_depth_but_not_hidden_ones(tmp_path: Path) -> None:
+    make_files(
+        tmp_path, "b.mp4", "a/deep/c d.MOV", "ü/日本.webm", ".hidden.mp4", ".git/x.mp4", "a/.thumb/y.mp4", "no.txt"
+    )
+    assert walk(tmp_path) == ["a/deep/c d.MOV", "b.mp4", "no.txt", "ü/日本.webm"]
+
+
+def test_a_name_that_is_not_utf_8_is_a_users_mistake(tmp_path: Path) -> None:
+    make_files(tmp_path, os.fsdecode(b"caf\xe9.mp4"))
+    with pytest.raises(UserError, match=r"'caf\\udce9.mp4' is not UTF-8: rename the file"):
+        walk(tmp_path)
+
+
+def test_files_are_grouped_in_clips_pairs_widows_and_single_images() -> None:
+    found, widows, single = group(
+        sorted(
+            [
+                "clip.MP4", "clip.txt", "metadata.json", "notes.pdf",
+                "a_start.png", "a_end.jpg", "deep/B_START.JPG", "deep/B_End.Webp",
+                "c_start.png", "d_END.jpeg", "portrait.png", "_start.png", "deep/_end.png", "start.png",
+                "x_starting.png",
+                "mixed_case_start.png", "mixed_Case_end.png",
+            ]
+        )
+    )  # fmt: skip
+    assert found == [
+        Source("a", "image_pair", "a_start.png", "a_end.jpg"),
+        Source("clip.MP4", "video", "clip.MP4"),
+        Source("deep/B", "image_pair", "deep/B_START.JPG", "deep/B_End.Webp"),
+    ]
+    assert widows == ["c_start.png", "d_END.jpeg", "mixed_Case_end.png", "mixed_case_start.png"]
+    assert single == ["_start.png", "deep/_end.png", "portrait.png", "start.png", "x_starting.png"]
+
+
+def test_a_second_image_for_the_same_half_is_reported() -> None:
+    found, widows, _ = group(["a_end.jpg", "a_start.jpg", "a_start.png"])
+    assert found == [Source("a", "image_pair", "a_start.jpg", "a_end.jpg")]
+    assert widows == ["a_start.png"]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "a_start", "a_end", "b/a_START", "b/a_end", "_start", "a_start_end"]), unique=True)
+)
+def test_every_image_is_in_exactly_one_place(stems: list[str]) -> None:
+    paths = sorted(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".JPG"))
+    found, widows, single = group(paths)
+    assert sorted([path for source in found for path in source.paths] + widows + single) == paths
+
+
+# content ids
+
+
+def test_the_content_id_is_that_of_the_content_under_every_name() -> None:
+    digests = {"a.mp4": "1", "deep/b.mp4": "1", "c.mp4": "2", "s.png": "3", "e.png": "4"}
+    clip = Source("a.mp4", "video", "a.mp4").content_id(digests)
+    assert clip == Source("b", "video", "deep/b.mp4").content_id(digests)
+    assert clip != Source("c", "video", "c.mp4").content_id(digests)
+    pair = Source("p", "image_pair", "s.png", "e.png").content_id(digests)
+    assert pair != Source("p", "image_pair", "e.png", "s.png").content_id(digests)
+    assert pair == Source("q", "image_pair", "s.png", "e.png").content_id(digests)
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in (clip, pair))
+
+
+def test_rows_have_exactly_the_columns_of_the_schema() -> None:
+    facts = Facts(30, 20, 1, 0.0, 0.0, "png", 0)
+    pair = Source("p", "image_pair", "s.png", "e.png")
+    (row,) = source_rows([pair], {"s.png": "3", "e.png": "4"}, lambda path: facts)
+    assert set(row) == set(sources.SCHEMA.names)
+    assert (row["digest"], row["end_digest"], row["width"]) == ("3", "4", 30)
+
+
+# DigestCache
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read, in order."""
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path.read_bytes())
+
+    monkeypatch.setattr(sources, "file_digest", digest)
+    return read
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path, counted: list[str]) -> None:
+    clip, cache = tmp_path / "a.mp4", tmp_path / "cells/digests.json"
+
+    def run() -> str:
+        digests = DigestCache(cache)
+        result = digests.digest(clip)
+        digests.save()
+        return result
+
+    clip.write_bytes(b"one")
+    assert run() == run() == run() == sha256(b"one")
+    assert len(counted) == 1
+    before = clip.stat()
+    clip.write_bytes(b"two")  # the same length
+    os.utime(clip, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert run() == sha256(b"two")
+    assert len(counted) == 2
+    other = tmp_path / "b.mp4"
+    other.write_bytes(b"six")  # the same length and modification time, moved over the file: another inode
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    other.replace(clip)
+    assert run() == sha256(b"six")
+    assert len(counted) == 3
+    clip.write_bytes(b"ten")  # and with its old time put back, as `touch -r` does: the change time tells
+    os.utime(clip, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert run() == sha256(b"ten")
+
+
+def test_files_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    make_files(tmp_path, "a.mp4", "b.mp4")
+    path = tmp_path / "digests.json"
+    for names in (["a.mp4", "b.mp4"], ["b.mp4"]):
+        cache = DigestCache(path)
+        for name in names:
+            cache.digest(tmp_path / name)
+        cache.save()
+    assert list(json.loads(path.read_text())) == [str(tmp_path / "b.mp4")]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'"x"', b'{"PATH": 5}', b'{"PATH": []}'])
+def test_a_corrupt_cache_costs_only_the_reading(tmp_path: Path, counted: list[str], content: bytes) -> None:
+    make_files(tmp_path, "a.mp4")
+    path = tmp_path / "digests.json"
+    path.write_bytes(content.replace(b"PATH", str(tmp_path / "a.mp4").encode()))
+    cache = DigestCache(path)
+    assert cache.digest(tmp_path / "a.mp4") == sha256(b"a.mp4")
+    cache.save()
+    DigestCache(path).digest(tmp_path / "a.mp4")
+    assert counted == ["a.mp4"]
+
+
+# resolve_inside
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A data root with a secret beside it and links of all kinds."""
+    root = tmp_path / "data"
+    make_files(tmp_path, "secret.mp4")
+    make_files(root, "a.mp4", "deep/b c.mp4", "ü.mp4")
+    (root / "inside.mp4").symlink_to("deep/b c.mp4")
+    (root / "outside.mp4").symlink_to("../secret.mp4")
+    (root / "away").symlink_to("..")
+    (root / "loop").symlink_to("loop")
+    (root / "dangling").symlink_to("nothing")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("a.mp4", "a.mp4"),
+        ("./a.mp4", "a.mp4"),
+        ("deep//b c.mp4", "deep/b c.mp4"),
+        ("deep/../a.mp4", "a.mp4"),
+        ("deep/./../deep/b c.mp4", "deep/b c.mp4"),
+        ("inside.mp4", "inside.mp4"),
+        ("ü.mp4", "ü.mp4"),
+    ],
+)
+def test_a_path_inside_is_taken(tree: Path, written: str, name: str) -> None:
+    assert resolve_inside(tree, written) == name
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("../secret.mp4", "leaves data.root"),
+        ("../data/a.mp4", "leaves data.root"),
+        ("deep/../../secret.mp4", "leaves data.root"),
+        ("..", "leaves data.root"),
+        ("outside.mp4", "leaves data.root"),
+        ("away/secret.mp4", "leaves data.root"),
+        ("/etc/passwd", "is absolute"),
+        ("C:/a.mp4", "is absolute"),
+        ("deep\\b c.mp4", "uses backslashes"),
+        ("https://example.com/a.mp4", "is an address"),
+        ("file:///etc/passwd", "is an address"),
+        ("a.mp4\0", "is not a path"),
+        ("", "is not a path"),
+        ("  ", "is not a path"),
+        ("deep", "is not a file"),
+        (".", "is not a file"),
+        ("missing.mp4", "does not exist"),
+        ("a.mp4/b", "does not exist"),
+        ("dangling", "does not exist"),
+        ("loop", "is a link that leads to itself|can't be looked up|does not exist"),
+        ("x" * 5000, "can't be looked up"),
+    ],
+)
+def test_a_path_that_leaves_the_root_or_names_no_file_is_refused(tree: Path, written: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        resolve_inside(tree, written)
+
+
+# metadata.json
+
+
+def metadata(root: Path, value: object) -> tuple[dict[str, list[str]], list[Issue]]:
+    """Texts by file and issues, of a metadata.json (bytes as they are, anything else as JSON)."""
+    (root / METADATA).write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
+    captions, issues = read_metadata(root)
+    return {file: [caption.text for caption in given] for file, given in captions.items()}, issues
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not valid JSON in UTF-8"),
+        (b"", "is not valid JSON in UTF-8"),
+        (b'[{"file_path": "caf\xe9.mp4"}]', "is not valid JSON in UTF-8"),
+        (b"[" * 100_000, "is not valid JSON in UTF-8"),
+        (b"[" + b"9" * 5000 + b"]", "is not valid JSON in UTF-8"),
+        (b'{"file_path": "a.mp4"}', "must be a list of rows"),
+        (b"null", "must be a list of rows"),
+    ],
+)
+def test_unreadable_metadata_is_one_error(tree: Path, content: bytes, message: str) -> None:
+    captions, (issue,) = metadata(tree, content)
+    assert captions == {}
+    assert (issue.severity, issue.rule, issue.where) == ("error", "metadata-unreadable", "metadata.json")
+    assert issue.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("row", "rule", "part"),
+    [
+        ({}, "metadata-row", "file_path: field required"),
+        ({"text": "x"}, "metadata-row", "file_path: field required"),
+        ({"file_path": 5}, "metadata-row", "file_path: input should be a valid string"),
+        ({"file_path": "a.mp4", "text": None}, "metadata-row", "text: input should be a valid string"),
+        ({"file_path": "a.mp4", "text": ["x"]}, "metadata-row", "text: input should be a valid string"),
+        ({"file_path": "a.mp4", "text": "\ud800"}, "metadata-row", "text: value error, holds half"),
+        ({"file_path": "\udcff"}, "metadata-row", "file_path: value error, holds half"),
+        ({"file_path": "a.mp4", "type": "film"}, "metadata-row", "type: input should be"),
+        ({"file_path": "a.mp4", "type": "image"}, "metadata-type", "a.mp4 is not of type 'image'"),
+        ({"file_path": "gone.mp4"}, "metadata-path", "file_path 'gone.mp4' does not exist"),
+        ({"file_path": "../secret.mp4"}, "metadata-path", "leaves data.root"),
+        ("a.mp4", "metadata-row", "row: input should be a valid dictionary"),
+        (None, "metadata-row", "row: input should be a valid dictionary"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_are_read(tree: Path, row: Any, rule: str, part: str) -> None:
+    captions, (issue,) = metadata(tree, [{"file_path": "deep/b c.mp4", "text": " good\n"}, row])
+    assert captions["deep/b c.mp4"] == ["good"]
+    assert (issue.severity, issue.rule, issue.where) == ("error", rule, "metadata.json row 1")
+    assert part in issue.message
+
+
+def test_a_byte_order_mark_and_other_keys_are_allowed(tree: Path) -> None:
+    row = {"file_path": "a.mp4", "text": "ünï", "type": "video", "width": 640, "tags": ["x"]}
+    assert metadata(tree, b"\xef\xbb\xbf" + json.dumps([row]).encode()) == ({"a.mp4": ["ünï"]}, [])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["file_path", "text", "type", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+PATHS = st.sampled_from(["a.mp4", "deep/b c.mp4", "loop", "..", "away/secret.mp4", "\0", "\ud800", "deep"]) | st.text()
+ROWS = st.fixed_dictionaries(
+    {"file_path": PATHS | JSON},
+    optional={"text": st.text(st.characters()) | JSON, "type": st.sampled_from(["video", "image"]) | JSON},
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.lists(ROWS | JSON, max_size=5))
+def test_no_json_document_raises(tree: Path, document: object) -> None:
+    """Each row ends as a caption or as an issue, and both can be written as UTF-8."""
+    captions, issues = metadata(tree, document)
+    rows = len(document) if isinstance(document, list) else 1
+    faulty = [issue for issue in issues if issue.rule != "metadata-type"]
+    assert sum(map(len, captions.values())) + len(faulty) == rows
+    assert all((tree / file).resolve().is_relative_to(tree.resolve()) for file in captions)
+    json.dumps([captions, [vars(issue) for issue in issues]], ensure_ascii=False).encode()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary())
+def test_no_bytes_raise(tree: Path, content: bytes) -> None:
+    metadata(tree, content)
+
+
+# sidecars and their union with metadata.json
+
+A = Source("a.mp4", "video", "a.mp4")
+COPY = Source("copy.mp4", "video", "copy.mp4")
+PAIR = Source("p", "image_pair", "p_start.png", "p_end.png")
+IDS = {"a.mp4": "A", "copy.mp4": "A", "p": "P"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_files(tmp_path, "a.mp4", "copy.mp4", "p_start.png", "p_end.png", "stray.pdf")
+    return tmp_path
+
+
+def gather(root: Path, rows: list[dict[str, str]] | None = None) -> tuple[dict[str, str], set[tuple[str, str]]]:
+    """Captions, and each issue as its rule and place."""
+    if rows is not None:
+        (root / METADATA).write_text(json.dumps(rows))
+    captions, issues = gather_captions(root, [A, COPY, PAIR], IDS)
+    return captions, {(issue.rule, issue.where) for issue in issues}
+
+
+NONE = {("no-caption", "a.mp4"), ("no-caption", "copy.mp4"), ("no-caption", "p")}
+
+
+def test_without_captions_every_source_is_noted(root: Path) -> None:
+    assert gather(root) == ({"A": "", "P": ""}, NONE)
+
+
+def test_a_sidecar_belongs_to_its_clip_or_pair(root: Path) -> None:
+    (root / "a.txt").write_text("\ufeff a clip \n", encoding="utf-8")
+    (root / "p.txt").write_text("a pair")
+    assert gather(root) == ({"A": "a clip", "P": "a pair"}, set())
+
+
+def test_a_sidecar_that_is_not_utf_8_is_an_error(root: Path) -> None:
+    (root / "a.txt").write_bytes(b"caf\xe9")
+    caption, (issue,) = read_sidecar(root, A)
+    assert caption is None
+    assert (issue.severity, issue.rule, issue.where) == ("error", "sidecar-unreadable", "a.txt")
+
+
+def test_one_caption_serves_every_name_of_a_content(root: Path) -> None:
+    captions, issues = gather(root, [{"file_path": "copy.mp4", "text": "x"}, {"file_path": "p_end.png", "text": "y"}])
+    assert captions == {"A": "x", "P": "y"}
+    assert issues == set()
+
+
+def test_equal_rows_are_a_warning(root: Path) -> None:
+    captions, issues = gather(root, [{"file_path": "a.mp4", "text": "x"}] * 2)
+    assert captions["A"] == "x"
+    assert issues == {("duplicate-row", "metadata.json row 1"), ("no-caption", "p")}
+
+
+def test_a_row_for_each_half_of_a_pair_is_a_duplicate(root: Path) -> None:
+    rows = [{"file_path": "p_start.png", "text": "x"}, {"file_path": "p_end.png", "text": "x"}]
+    assert ("duplicate-row", "metadata.json row 1") in gather(root, rows)[1]
+
+
+@pytest.mark.parametrize("other", ["a.mp4", "copy.mp4", "sidecar"])
+def test_different_captions_of_one_content_are_an_error(root: Path, other: str) -> None:
+    rows = [{"file_path": "a.mp4", "text": "x"}]
+    if other == "sidecar":
+        (root / "a.txt").write_text("y")
+    else:
+        rows.append({"file_path": other, "text": "y"})
+    place = "a.txt" if other == "sidecar" else "metadata.json row 1"
+    assert ("conflicting-captions", f"metadata.json row 0 and {place}") in gather(root, rows)[1]
+
+
+def test_an_empty_caption_conflicts_with_none(root: Path) -> None:
+    (root / "a.txt").write_text("y")
+    captions, issues = gather(root, [{"file_path": "a.mp4", "text": " "}])
+    assert captions["A"] == "y"
+    assert issues == {("no-caption", "p")}
+
+
+def test_a_row_of_a_file_that_is_no_source_is_a_warning(root: Path) -> None:
+    assert ("row-without-source", "metadata.json row 0") in gather(root, [{"file_path": "stray.pdf", "text": "x"}])[1]
