@@ -24,7 +24,7 @@ from framelora.media.buckets import centre_crop, cover, nearest_bucket
 from framelora.media.probe import DEMUXERS, Unreadable, begins_as, open_image, probe_video
 
 CHUNK = 32  # frames decoded at once; it bounds memory and changes no pixel
-# Slack of a time stamp, in seconds: Matroska rounds to milliseconds, and decord gives stamps as 32-bit floats.
+# Slack of a time stamp, in seconds: Matroska rounds to milliseconds.
 ROUNDING = 1e-3
 
 
@@ -43,10 +43,15 @@ class Shot:
     fps: float
 
 
-def check_damage(path: Path) -> None:
-    """Decode a video with ffmpeg's strictest error detection and throw the pictures away.
+def check_damage(path: Path) -> list[float]:
+    """Decode a video with ffmpeg's strictest error detection, and throw the pictures away.
 
-    decord hides damage: its decoder paints over broken macroblocks and says nothing.
+    decord hides damage: its decoder paints over broken macroblocks and says nothing. It also takes packets for frames:
+    those before the start of a losslessly trimmed clip, which no player shows, and VP8's hidden reference frames. So
+    what frames there are, and when they are shown, is ffmpeg's to say.
+
+    Returns:
+        Display time of each frame in seconds, ascending.
 
     Raises:
         Unreadable: some part of the stream is damaged or cut off.
@@ -57,8 +62,9 @@ def check_damage(path: Path) -> None:
             format=DEMUXERS[path.suffix.lower()],
             protocol_whitelist="file,pipe",
             err_detect="explode",
+            noautorotate=None,
         )["v:0"]
-        .output("pipe:", format="null")
+        .output("pipe:", format="framecrc", fps_mode="passthrough", enc_time_base="demux")
         .global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-xerror")
         .compile(cmd=imageio_ffmpeg.get_ffmpeg_exe())
     )
@@ -67,6 +73,13 @@ def check_damage(path: Path) -> None:
         reason = (result.stderr.strip().splitlines() or ["unknown reason"])[0]
         reason = re.sub(r"^(\[[^]]*\] )+", "", reason)  # `[h264 @ 0x5631]`: an address, another one in every run
         raise Unreadable(f"is damaged or cut off ({reason[:120].rstrip('.')})")
+    lines = result.stdout.splitlines()
+    clock = next((Fraction(line.split()[2]) for line in lines if line.startswith("#tb 0:")), Fraction(1))
+    # A line a frame: stream, decoding and display time, duration, bytes, checksum.
+    times = [float(int(line.split(",")[2]) * clock) for line in lines if not line.startswith("#")]
+    if not times:
+        raise Unreadable("holds no frame that decodes")
+    return times
 
 
 def sample_times(times: Sequence[float], fps: float, target_fps: float) -> tuple[list[int], float]:
@@ -97,14 +110,6 @@ def decodable_width(width: int) -> int:
     return width + 1 if padded != width and 3 * padded % width == 0 else width
 
 
-def frame_times(reader: decord.VideoReader, fps: float) -> list[float]:
-    """Display time of each frame in seconds. An AVI may keep none: its frames follow each other at its rate."""
-    times = np.asarray(reader.get_frame_timestamp(range(len(reader)))[:, 0], np.float64)
-    if times.min() < -1e9:  # FFmpeg's "no time stamp", for some frames or for all
-        times = np.arange(len(times)) / (fps or 25.0)
-    return times.tolist()
-
-
 def decode_video(
     path: Path,
     *,
@@ -124,14 +129,15 @@ def decode_video(
     """
     facts = probe_video(path)
     assert begins_as(path)  # decord chooses its demuxer by content: only a true container reaches it
-    check_damage(path)
+    times = check_damage(path)
     bucket = nearest_bucket(facts.width, facts.height, buckets)
     width, height = cover(facts.width, facts.height, bucket)
     try:
         reader = decord.VideoReader(
             str(path), ctx=decord.cpu(0), width=decodable_width(width), height=height, num_threads=1
         )
-        times = frame_times(reader, facts.fps)
+        if len(reader) < len(times):
+            raise Unreadable(f"can't be decoded (decord finds {len(reader)} of its {len(times)} frames)")
         kept, fps = sample_times(times, facts.fps, target_fps)
         copies = np.bincount(kept, minlength=len(times))  # how often each frame of the source is kept
         detector = ContentDetector(

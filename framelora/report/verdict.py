@@ -51,16 +51,16 @@ def verdicts(metrics: Mapping[str, float], clips: int) -> list[Verdict]:
         return [Verdict("unclear", f"Not measured: there are no test windows{rendered}.")]
     adapters = adapters_of(metrics)
     where = f"{count(windows, 'window')} of {count(clips, 'clip')}"
-    return [against_base(metrics, adapter, windows, where) for adapter in adapters] + against_blend(metrics, adapters)
+    return [against_base(metrics, adapter, clips, where) for adapter in adapters] + against_blend(metrics, adapters)
 
 
-def against_base(metrics: Mapping[str, float], adapter: str, windows: int, where: str) -> Verdict:
+def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: str) -> Verdict:
     """The paired difference of one adapter to the base; clear when its 95 % interval leaves out zero."""
     gain, low, high = (metrics[f"psnr_gain_{adapter}{end}"] for end in ("", "_low", "_high"))
     digits = 2 if min(abs(low), abs(high)) >= 0.01 or low == high == 0 else 4  # enough to see the side of zero
     start = f"{adapter}: {signed(gain, digits)} dB PSNR against the base on {where}"
-    if windows == 1:
-        return Verdict("unclear", f"{start}: too few windows to tell.")
+    if clips == 1:
+        return Verdict("unclear", f"{start}: one clip is too little to tell.")
     start += f" (95 % interval {signed(low, digits)} to {signed(high, digits)})"
     if low > 0:
         return Verdict("better", f"{start}: better than the base.")

@@ -186,7 +186,7 @@ def make_bad(folder: Path) -> dict[str, str]:
     (folder / "empty.mov").touch()
     (folder / "text.webm").write_text("text")
     (folder / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:2,\n{folder / 'clips/bunny_wakes.mp4'}\n#EXT-X-ENDLIST\n")
-    (folder / "really_matroska.mp4").write_bytes(b"\x1a\x45\xdf\xa3" + whole[4:])
+    (folder / "really_matroska.mp4").write_bytes(b"\x1a\x45\xdf\xa3" + whole)
     Image.new("RGB", (64, 64)).save(folder / "a_start.png")
     (folder / "a_end.png").write_bytes((folder / "a_start.png").read_bytes()[:60])
     return {

@@ -118,10 +118,10 @@ def test_a_gain_near_zero_is_told_with_enough_decimals() -> None:
     assert "+0.0010 to +0.0070" in verdicts(near, 2)[0].text
 
 
-def test_one_window_is_too_few_for_a_verdict() -> None:
-    (verdict,) = verdicts(metrics(windows=1), clips=1)
+def test_windows_of_one_clip_are_too_little_for_a_verdict() -> None:
+    (verdict,) = verdicts(metrics(), clips=1)
     assert verdict.tone == "unclear"
-    assert verdict.text.endswith("on 1 window of 1 clip: too few windows to tell.")
+    assert verdict.text.endswith("on 3 windows of 1 clip: one clip is too little to tell.")
 
 
 def test_who_loses_to_the_linear_blend_is_named() -> None:
