@@ -47,6 +47,10 @@ def test_the_base_is_small() -> None:
     assert sum(file.stat().st_size for file in BASE.rglob("*") if file.is_file()) < MEGABYTES * 1e6
 
 
+def test_configs_name_no_folder() -> None:
+    assert not [file for file in BASE.rglob("*config.json") if "_name_or_path" in file.read_text()]
+
+
 def test_the_parts_load_with_their_classes_and_fit_each_other(encoders: train_unet.Encoders) -> None:
     from diffusers import EulerDiscreteScheduler
 

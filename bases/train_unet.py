@@ -1,0 +1,230 @@
+"""Train tiny-framer's denoiser on clips of the procedural world and write it to `BASE/unet`, in half precision.
+
+The objective is Stable Video Diffusion's: with v = (eps - sigma x0) / sqrt(sigma^2 + 1), the loss is |F - v|^2, the
+time input ln(sigma) / 4. Half of the sigmas follow SVD's law, ln sigma ~ N(0.7, 1.6); for the other half ln sigma is
+uniform over 0..6.55 (up to sigma 700, where sampling starts), since only there must the motion be inferred from the
+two ends.
+
+Clips are encoded once and each gives four windows of five frames (the whole clip at half rate, three at full rate),
+forwards and backwards. New clips replace the oldest ones all along.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+from diffusers import AutoencoderKLTemporalDecoder
+from layout import BASE, FRAMES, SEED, TRUNK_SCALE, build_unet, parameter_groups, save_part, unet_trunk
+from torch import Tensor
+from torch.nn import functional
+from train_codec import learning_rate, to_signal
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from world import build_textures, photograph_folder, sample_clip
+
+from framelora.families.framer.model import FramerUNet
+
+CLIP_FRAMES = 9
+WINDOWS = ((0, 2), (0, 1), (2, 1), (4, 1))  # first frame and stride of each window of a clip
+ENDS = tuple(sorted({start + stride * k for start, stride in WINDOWS for k in (0, FRAMES - 1)}))
+FPS, MOTION_BUCKET, NOISE_STRENGTH = 7, 127, 0.02
+DROPOUT = 0.1
+CROP = (32, 24)  # width and height, in latents, of the windows that the first part of the training sees
+CROP_SHARE = 0.65
+
+Item = dict[str, Tensor]
+
+
+class Encoders:
+    """The frozen codec and image encoder of a base folder."""
+
+    def __init__(self, base: Path) -> None:
+        self.vae = AutoencoderKLTemporalDecoder.from_pretrained(base / "vae").eval().requires_grad_(False)
+        self.clip = CLIPVisionModelWithProjection.from_pretrained(base / "image_encoder").eval().requires_grad_(False)
+        processor = CLIPImageProcessor.from_pretrained(base / "feature_extractor")
+        self.mean = torch.tensor(processor.image_mean)[:, None, None]
+        self.std = torch.tensor(processor.image_std)[:, None, None]
+
+    @torch.no_grad()
+    def latents(self, signal: Tensor) -> Tensor:
+        """Posterior modes, unscaled: `[F, 3, H, W]` in -1..1 to `[F, C, h, w]`."""
+        return self.vae.encode(signal).latent_dist.mode()
+
+    @torch.no_grad()
+    def conditions(self, signal: Tensor, generator: torch.Generator) -> Tensor:
+        """The same after the pixel noise that condition images get."""
+        return self.latents(signal + NOISE_STRENGTH * torch.randn(signal.shape, generator=generator))
+
+    @torch.no_grad()
+    def embeddings(self, signal: Tensor) -> Tensor:
+        """CLIP image embeddings, `[F, 3, H, W]` to `[F, D]`."""
+        side = self.clip.config.image_size
+        small = functional.interpolate(signal, (side, side), mode="bicubic", antialias=True, align_corners=False)
+        return self.clip(((small + 1) / 2 - self.mean) / self.std).image_embeds
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents of one clip, unscaled, `[F, C, h, w]` to pixels `[F, 3, H, W]` in -1..1."""
+        return self.vae.decode(latents, num_frames=len(latents)).sample.clamp(-1, 1)
+
+    @property
+    def scaling_factor(self) -> float:
+        """What multiplies latents so that their standard deviation is 1."""
+        return float(self.vae.config.scaling_factor)
+
+
+def encode_clip(encoders: Encoders, frames: np.ndarray, ends: tuple[int, ...], generator: torch.Generator) -> Item:
+    """What training needs of a clip uint8 `[F, H, W, 3]`.
+
+    Returns:
+        `x0` `[F, C, h, w]` scaled latents; `condition` `[len(ends), C, h, w]` and `embeds` `[len(ends), D]`.
+    """
+    signal = to_signal(frames)
+    at_ends = signal[list(ends)]
+    return {
+        "x0": encoders.latents(signal) * encoders.scaling_factor,
+        "condition": encoders.conditions(at_ends, generator),
+        "embeds": encoders.embeddings(at_ends),
+    }
+
+
+def draw_clip(index: int, textures: list[np.ndarray], encoders: Encoders, seed: int) -> Item:
+    """Clip number `index` of the training stream: its fastest motion is up to 28 pixels."""
+    rng = np.random.default_rng([seed, index])
+    frames = sample_clip(rng, textures, CLIP_FRAMES, (2.0, 28.0))[0]
+    return encode_clip(encoders, frames, ENDS, torch.Generator().manual_seed(seed + index))
+
+
+def cut_batch(pool: list[Item], size: int, rng: np.random.Generator, crop: bool) -> Item:
+    """Random windows of pooled clips: x0 `[B, 5, C, h, w]`, first and last `[B, C, h, w]`, embeds `[B, 2, D]`."""
+    parts: dict[str, list[Tensor]] = {"x0": [], "first": [], "last": [], "embeds": []}
+    for _ in range(size):
+        clip = pool[int(rng.integers(len(pool)))]
+        start, stride = WINDOWS[int(rng.integers(len(WINDOWS)))]
+        frames = start + stride * np.arange(FRAMES)
+        if rng.random() < 0.5:
+            frames = frames[::-1]
+        first, last = ENDS.index(int(frames[0])), ENDS.index(int(frames[-1]))
+        height, width = clip["x0"].shape[-2:]
+        if crop:
+            left, top = int(rng.integers(width - CROP[0] + 1)), int(rng.integers(height - CROP[1] + 1))
+            width, height = CROP
+        else:
+            left = top = 0
+        area = (..., slice(top, top + height), slice(left, left + width))
+        parts["x0"].append(clip["x0"][frames.copy()][area])
+        parts["first"].append(clip["condition"][first][area])
+        parts["last"].append(clip["condition"][last][area])
+        parts["embeds"].append(clip["embeds"][[first, last]])
+    return {name: torch.stack(tensors) for name, tensors in parts.items()}
+
+
+def denoise(unet: FramerUNet, noisy: Tensor, sigma: Tensor, batch: Item, keep: Tensor | None = None) -> Tensor:
+    """The network's raw output F for `noisy` = x0 + sigma eps, `[B, F, C, h, w]`, with sigma `[B]`.
+
+    `keep` `[B]` is 0 where the condition (latents of both ends and their embeddings) is dropped.
+    """
+    count = len(noisy)
+    keep = torch.ones(count) if keep is None else keep
+    ends = keep[:, None, None, None]
+    condition = unet.condition(batch["first"] * ends, batch["last"] * ends, noisy.shape[1])
+    ids = torch.tensor([[FPS - 1, MOTION_BUCKET, NOISE_STRENGTH]]).repeat(count, 1)
+    scaled = noisy / (sigma.square() + 1).sqrt()[:, None, None, None, None]
+    return unet(
+        torch.cat([scaled, condition], dim=2),
+        0.25 * sigma.log(),
+        encoder_hidden_states=batch["embeds"] * keep[:, None, None],
+        added_time_ids=ids,
+    ).sample.float()
+
+
+def unet_loss(unet: FramerUNet, batch: Item, generator: torch.Generator) -> Tensor:
+    """Mean of |F - v|^2 over a batch, with sigmas, noise and dropout from `generator`."""
+    x0 = batch["x0"]
+    count = len(x0)
+    usual = 0.7 + 1.6 * torch.randn(count, generator=generator)
+    high = 6.55 * torch.rand(count, generator=generator)
+    log_sigma = torch.where(torch.arange(count) % 2 == 0, usual, high)
+    sigma = log_sigma.exp()
+    noise = torch.randn(x0.shape, generator=generator)
+    wide = sigma[:, None, None, None, None]
+    target = (noise - wide * x0) / (wide.square() + 1).sqrt()
+    keep = (torch.rand(count, generator=generator) >= DROPOUT).float()
+    return (denoise(unet, x0 + wide * noise, sigma, batch, keep) - target).square().mean()
+
+
+def main(
+    base: Path = BASE,
+    steps: int = 6000,
+    minutes: Annotated[float, typer.Option(help="stop early, with the schedule scaled to the time, when above 0")] = 0,
+    batch_size: int = 4,
+    peak: float = 1e-3,
+    pool_size: int = 400,
+    refresh: Annotated[int, typer.Option(help="steps between new clips")] = 4,
+    seed: int = SEED,
+    bf16: Annotated[bool, typer.Option(help="autocast the forward pass to bfloat16")] = True,
+    resume: Annotated[bool, typer.Option(help="start from the weights in BASE/unet")] = False,
+    save_every: int = 250,
+) -> None:
+    """Train for `steps` steps, or for `minutes` when given (then the run is repeatable only by its step count)."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    textures = build_textures(seed, photographs=photograph_folder())
+    encoders = Encoders(base)
+    unet = FramerUNet.from_pretrained(base / "unet", torch_dtype=torch.float32) if resume else build_unet(seed)
+    unet.train()
+    average = build_unet(seed)
+    average.load_state_dict(unet.state_dict())
+    groups = parameter_groups(unet, unet_trunk, TRUNK_SCALE["unet"])
+    optimizer = torch.optim.Adam(groups, lr=peak, betas=(0.9, 0.99))
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed + 2)
+    started, recent, step, share, drawn = time.monotonic(), [], 0, 0.0, 0
+    pool: list[Item] = []
+    while share < 1:
+        if step % refresh == 0 or not pool:
+            for _ in range(24 if not pool else 1):
+                pool.append(draw_clip(drawn, textures, encoders, seed + 7 * resume))
+                drawn += 1
+            pool = pool[-pool_size:]
+        for group in optimizer.param_groups:
+            rate = learning_rate(int(share * steps) if minutes else step, steps, peak)
+            group["lr"] = rate * group["share"]
+        batch = cut_batch(pool, batch_size, rng, crop=share < CROP_SHARE)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = unet_loss(unet, batch, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            decay = min(0.995, (1 + step) / (10 + step))
+            for mean, value in zip(average.parameters(), unet.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        recent.append(loss.item())
+        step += 1
+        elapsed = time.monotonic() - started
+        share = elapsed / (60 * minutes) if minutes else step / steps
+        if step % 50 == 0:
+            print(
+                f"step {step} loss {sum(recent) / len(recent):.4f} {elapsed / step:.3f} s/step",
+                file=sys.stderr,
+                flush=True,
+            )
+            recent.clear()
+        if step % save_every == 0 or share >= 1:
+            if not all(math.isfinite(float(value.sum())) for value in average.parameters()):
+                raise RuntimeError(f"weights are not finite at step {step}; the last good ones stay in {base}")
+            snapshot = build_unet(seed)
+            snapshot.load_state_dict(average.state_dict())
+            save_part(snapshot.half(), base / "unet")
+    print(f"denoiser: {step} steps, {drawn} clips", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
