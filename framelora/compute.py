@@ -17,11 +17,13 @@ def configure_torch() -> torch.device:
     The thread count is set here since Snakemake sets OMP_NUM_THREADS, and other threads can round differently.
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda")
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:

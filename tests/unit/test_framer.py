@@ -170,7 +170,9 @@ class TestEncoding:
 
     def test_clip_sees_pixels_normalised_with_its_own_statistics(self, encoder: encode.Encoder) -> None:
         grey = encoder.clip_pixels(torch.zeros(1, 3, 64, 96))  # mid-grey in [-1, 1]
-        expected = (0.5 - torch.tensor(encoder.processor.image_mean)) / torch.tensor(encoder.processor.image_std)
+        expected = (0.5 - torch.tensor(encoder.clip_settings["image_mean"])) / torch.tensor(
+            encoder.clip_settings["image_std"]
+        )
         side = encoder.image_encoder.config.image_size
         torch.testing.assert_close(grey, expected.view(1, 3, 1, 1).expand(1, 3, side, side))
 

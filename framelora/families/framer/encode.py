@@ -32,7 +32,7 @@ class Encoder:
         self.params = params
         self.device = device
         self.vae = load_vae(base).to(device).eval().requires_grad_(False)
-        encoder, self.processor = load_image_encoder(base)
+        encoder, self.clip_settings = load_image_encoder(base)
         self.image_encoder = encoder.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -64,6 +64,6 @@ class Encoder:
         """Prepare frames `[F, 3, H, W]` in [-1, 1] for CLIP: antialiased bicubic resize, then CLIP's mean and std."""
         side = self.image_encoder.config.image_size
         resized = functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
-        mean = torch.tensor(self.processor.image_mean, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.processor.image_std, device=pixels.device)[:, None, None]
+        mean = torch.tensor(self.clip_settings["image_mean"], device=pixels.device)[:, None, None]
+        std = torch.tensor(self.clip_settings["image_std"], device=pixels.device)[:, None, None]
         return ((resized + 1.0) / 2.0 - mean) / std

@@ -6,6 +6,7 @@ spatio-temporal UNet whose `conv_in` takes 2C+1 channels instead of 2C, plus one
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from transformers import CLIPVisionModelWithProjection
+from transformers.utils.logging import disable_progress_bar
 
 # The Linear layers that the FramerTurbo guide adapts (attention, projections and feed-forward, spatial and temporal).
 DEFAULT_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
@@ -99,11 +101,12 @@ def load_vae(base: Path) -> AutoencoderKLTemporalDecoder:
     return AutoencoderKLTemporalDecoder.from_pretrained(base / "vae", local_files_only=True)
 
 
-def load_image_encoder(base: Path) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
-    """Load the CLIP vision tower and its image statistics (`base/image_encoder`, `base/feature_extractor`)."""
+def load_image_encoder(base: Path) -> tuple[CLIPVisionModelWithProjection, dict[str, Any]]:
+    """Load the CLIP vision tower and its preprocessing settings (`base/image_encoder`, `base/feature_extractor`)."""
+    disable_progress_bar()
     encoder = CLIPVisionModelWithProjection.from_pretrained(base / "image_encoder", local_files_only=True)
-    processor = CLIPImageProcessor.from_pretrained(base / "feature_extractor", local_files_only=True)
-    return encoder, processor
+    settings: dict[str, Any] = json.loads((base / "feature_extractor/preprocessor_config.json").read_text())
+    return encoder, settings
 
 
 def load_scheduler(base: Path) -> EulerDiscreteScheduler:
