@@ -25,7 +25,7 @@ repro: preflight
 	dvc repro
 
 demo: repro
-	dvc metrics show
+	@framelora metrics
 	@echo "report: reports/index.html"
 
 lint: setup
