@@ -131,7 +131,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def template(make_project: Callable[..., Project]) -> Project:
-    return make_project(clips=GOOD, pairs=())
+    return make_project(clips=GOOD, pairs=(), extract__buckets=["96x64", "64x96", "64x64"])
 
 
 @pytest.fixture
