@@ -242,6 +242,7 @@ def test_a_flipped_bit_in_a_latent_cell_is_noticed_and_healed(project: Project, 
     assert path.read_bytes() == good
 
 
+@pytest.mark.nightly  # not yet seen to its end
 def test_a_stage_run_by_hand_leaves_the_cache_of_dvc_alone(project: Project, before: UpToDate) -> None:
     project.run("dvc", "config", "cache.type", "hardlink")
     project.run("dvc", "checkout", "--relink")
