@@ -167,8 +167,8 @@ def main(
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
     rendering = Rendering(params, store, configure_torch().type)
     samples = rendering.samples(read_windows(Path("data/pairs_test.parquet")))
-    cells = {rendering.cell(sample).key: sample for sample in samples}
     planned = [rendering.cell(sample) for sample in samples]
+    cells = {cell.key: sample for cell, sample in zip(planned, samples, strict=True)}
 
     def compute(cell: Cell) -> Computed:
         yield cell, encode_frames(rendering.render(cells[cell.key])), {}

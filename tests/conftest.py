@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,19 @@ def keep_clips(demo: Path, clips: tuple[str, ...], pairs: tuple[str, ...]) -> No
             path.unlink()
     rows = [row for row in rows if (demo / row["file_path"]).exists()]
     (demo / "metadata.json").write_text(json.dumps(rows, indent=2))
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Let permissions count: root acts as nobody in here, anybody else as before."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 @pytest.fixture(scope="session")

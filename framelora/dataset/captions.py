@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from framelora.dataset.sources import Source
 from framelora.files import column
+from framelora.media.probe import DEMUXERS
 
 SCHEMA = pa.schema(
     [
@@ -127,7 +128,7 @@ def read_metadata(root: Path) -> tuple[dict[str, list[Caption]], list[Issue]]:
             issues.append(Issue("error", "metadata-path", where, f"file_path {row.file_path!r} {error}"))
             continue
         captions.setdefault(file, []).append(Caption(row.text.strip(), where))
-        is_video = Path(file).suffix.lower() in (".mp4", ".mov", ".mkv", ".webm", ".avi")
+        is_video = Path(file).suffix.lower() in DEMUXERS
         if row.type is not None and (row.type == "video") != is_video:
             issues.append(Issue("error", "metadata-type", where, f"{file} is not of type {row.type!r}"))
     return captions, issues

@@ -21,7 +21,7 @@ from scenedetect.detector import FlashFilter
 from scenedetect.detectors import ContentDetector
 
 from framelora.media.buckets import centre_crop, cover, nearest_bucket
-from framelora.media.probe import DEMUXERS, Unreadable, begins_as, open_image, probe_video
+from framelora.media.probe import DEMUXERS, Unreadable, open_image, probe_video
 
 CHUNK = 32  # frames decoded at once; it bounds memory and changes no pixel
 # Slack of a time stamp, in seconds: Matroska rounds to milliseconds.
@@ -127,8 +127,7 @@ def decode_video(
     Raises:
         Unreadable: the file is no video, or is damaged.
     """
-    facts = probe_video(path)
-    assert begins_as(path)  # decord chooses its demuxer by content: only a true container reaches it
+    facts = probe_video(path)  # decord chooses its demuxer by content: only a true container may reach it
     times = check_damage(path)
     bucket = nearest_bucket(facts.width, facts.height, buckets)
     width, height = cover(facts.width, facts.height, bucket)

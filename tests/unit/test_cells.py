@@ -9,11 +9,11 @@ import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import unprivileged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,19 +45,6 @@ def path(store: Store) -> Path:
 
 def temporaries(folder: Path) -> list[Path]:
     return list(folder.rglob(".tmp-*"))
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Let permissions count: root acts as nobody in here, anybody else as before."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import unprivileged
 
 from framelora import files
 from framelora.cells.store import Cell, Store, open_store
@@ -58,19 +57,6 @@ def checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
 @pytest.fixture
 def store(tmp_path: Path, checkouts: tuple[Path, Path]) -> Store:
     return Store(tmp_path / "shared")
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Let permissions count: root acts as nobody in here, anybody else as before."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def test_a_summary_counts_cells_and_bytes_by_kind_and_nothing_else(store: Store) -> None:
