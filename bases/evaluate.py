@@ -28,7 +28,7 @@ from train_codec import to_signal
 from train_unet import Encoders, Item, denoise, encode_clip
 from world import build_textures, sample_clip
 
-from framelora.families.framer.model import FramerUNet
+from framelora.families.framer.networks.unet import FramerUNet
 
 HELD_OUT_SEED = 1_000_003  # textures and scenes of the evaluation share no draw with those of the training
 

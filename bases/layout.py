@@ -21,7 +21,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from framelora.families.framer.model import FramerUNet  # noqa: E402
+from framelora.families.framer.networks.unet import FramerUNet  # noqa: E402
 
 SEED = 20240917
 WIDTH, HEIGHT, FRAMES = 96, 64, 5

@@ -29,7 +29,7 @@ from train_codec import learning_rate, to_signal
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from world import build_textures, photograph_folder, sample_clip
 
-from framelora.families.framer.model import FramerUNet
+from framelora.families.framer.networks.unet import FramerUNet
 
 CLIP_FRAMES = 9
 WINDOWS = ((0, 2), (0, 1), (2, 1), (4, 1))  # first frame and stride of each window of a clip

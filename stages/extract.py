@@ -22,7 +22,8 @@ from framelora.digest import canonical_json
 from framelora.media.decode import Shot, decode_image, decode_video
 from framelora.media.lossless import encode_frames
 from framelora.media.probe import Unreadable
-from framelora.params import Extract, load_params
+from framelora.params import load_params
+from framelora.schema.data import Extract
 from framelora.source import source_digest
 from framelora.versions import versions
 

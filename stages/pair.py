@@ -12,7 +12,8 @@ import typer
 from framelora import files
 from framelora.console import UserError, command, say
 from framelora.dataset.pairs import PAIRS_SCHEMA, SPLITS, cut_pairs, split_of
-from framelora.params import Pair, load_params
+from framelora.params import load_params
+from framelora.schema.data import Pair
 
 
 def main() -> None:

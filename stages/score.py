@@ -16,7 +16,8 @@ from framelora.cells.store import open_store
 from framelora.console import command, progress, say
 from framelora.evaluation.metrics import bootstrap_interval, psnr, ssim
 from framelora.media.lossless import decode_frames
-from framelora.params import Score, load_params
+from framelora.params import load_params
+from framelora.schema.output import Score
 
 
 def main() -> None:

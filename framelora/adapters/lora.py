@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from framelora.params import Adapter
+    from framelora.schema.training import Adapter
 
 
 def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str], seed: int) -> PeftModel:

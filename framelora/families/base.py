@@ -3,12 +3,15 @@
 A family is a folder of `framelora/families/` whose modules are reached by name through `source.load_part`, so that an
 edit reruns only the stages that use the part:
 
-* `model.py`: the networks and how they are loaded; the default LoRA targets.
 * `units.py`: `plan_units` says what has to be encoded for a set of shots and pairs, `unit_inputs` what else changes its
   bytes, `units_of` which units a window needs; `PACKAGES` the libraries that count. Imports no network.
+* `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
 * `encode.py`: `Encoder.encode` computes a unit. The only part that builds encoders.
+* `networks/`: the denoiser and what else is trained or steers it, in files of the family's choice.
 * `loss.py`: `read_window` puts one training item together from cached cells, `loss` is the objective on a batch.
 * `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
+
+These names are the same in every family, since dvc.yaml lists them by template: `families/${model.family}/loss.py`.
 
 Training, caching, rendering and scoring are written once, against these.
 """

@@ -23,7 +23,7 @@ from framelora.digest import draw_seed
 from framelora.training.checkpoint import Checkpoint, Checkpoints, load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
-    from framelora.params import Train
+    from framelora.schema.training import Train
 
 Batch = dict[str, Tensor]
 

@@ -199,7 +199,13 @@ def test_going_back_to_earlier_parameters_computes_nothing(project: Project, bef
 
 
 def test_an_edited_comment_computes_nothing(project: Project) -> None:
-    for path in ("media/decode", "media/lossless", "families/framer/model", "training/loop", "evaluation/baselines"):
+    for path in (
+        "media/decode",
+        "media/lossless",
+        "families/framer/networks/unet",
+        "training/loop",
+        "evaluation/baselines",
+    ):
         file = project.root / f"framelora/{path}.py"
         file.write_text(file.read_text() + "\n# A comment changes nothing.\n")
     run = project.repro()

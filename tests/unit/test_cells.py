@@ -129,7 +129,11 @@ def test_nan_and_infinity_are_refused_in_inputs_and_in_meta(store: Store, value:
 # Round trips
 
 
-@pytest.mark.parametrize("payload", [b"", b"\n", b"framelora cell 1\n", random.Random(0).randbytes(3_000_000)])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\n", b"framelora cell 1\n", random.Random(0).randbytes(3_000_000)],
+    ids=["empty", "newline", "header", "random"],
+)
 def test_what_was_put_is_read_back(store: Store, payload: bytes) -> None:
     meta = {"shape": [2, 3], "name": "größe \u2028 \U0001f3ac", "nested": {"none": None, "float": 0.1}}
     put = store.put(toy(), payload, meta)

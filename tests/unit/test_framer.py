@@ -15,7 +15,9 @@ from framelora.adapters.folder import adapter_files
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, load_adapter, set_weight
 from framelora.families.base import EncodeUnit, Window
 from framelora.families.framer import encode, loss, render
-from framelora.families.framer.model import FramerUNet, added_time_ids, load_scheduler, load_unet, vae_scaling_factor
+from framelora.families.framer.codec import vae_scaling_factor
+from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, load_unet
+from framelora.families.framer.render import load_scheduler
 from framelora.params import Params, load_params
 
 BASE = REPOSITORY / "bases/tiny-framer"

@@ -17,7 +17,7 @@ from framelora.console import UserError
 from framelora.dataset.pairs import PAIRS_SCHEMA, SHOTS_SCHEMA, SPLITS, cut_pairs, split_of
 from framelora.dataset.sampler import BatchSampler
 from framelora.digest import draw_seed, sha256
-from framelora.params import Pair
+from framelora.schema.data import Pair
 from stages import pair as stage
 
 FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.25}

@@ -14,10 +14,10 @@ from torch.nn import functional
 from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
 from framelora.families.base import EncodeUnit
-from framelora.families.framer.model import load_image_encoder, load_vae
+from framelora.families.framer.codec import load_image_encoder, load_vae
 
 if TYPE_CHECKING:
-    from framelora.params import Framer
+    from framelora.schema.framer import Framer
 
 
 def to_signed(frames: NDArray[np.uint8]) -> Tensor:

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from framelora.digest import draw_seed
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.model import (
+from framelora.families.framer.codec import vae_scaling_factor
+from framelora.families.framer.networks.unet import (
     DEFAULT_LORA_TARGETS,
     FramerUNet,
     added_time_ids,
     bare_unet,
     load_unet,
-    vae_scaling_factor,
 )
 from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
-    from framelora.params import Framer
+    from framelora.schema.framer import Framer
 
 LORA_TARGETS = DEFAULT_LORA_TARGETS
 

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from diffusers import EulerDiscreteScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.model import FramerUNet, added_time_ids, bare_unet, load_scheduler, load_unet, load_vae
+from framelora.families.framer.codec import load_vae
+from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, bare_unet, load_unet
 from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
-    from framelora.params import Framer
+    from framelora.schema.framer import Framer
 
 
 class Renderer:
@@ -104,3 +106,8 @@ class Renderer:
                 prediction = unconditional + guidance * (conditional - unconditional)
             latents = scheduler.step(prediction, timestep, latents).prev_sample
         return self.decode(latents[0] / self.vae.config.scaling_factor)
+
+
+def load_scheduler(base: Path) -> EulerDiscreteScheduler:
+    """Load the sampler's configuration (`base/scheduler`)."""
+    return EulerDiscreteScheduler.from_pretrained(base / "scheduler", local_files_only=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from framelora.families.base import EncodeUnit, Window
 
 if TYPE_CHECKING:
-    from framelora.params import Framer
+    from framelora.schema.framer import Framer
 
 # Libraries whose release can change the bytes that encode, train and render make.
 PACKAGES = ("torch", "diffusers", "transformers")

@@ -1,4 +1,4 @@
-"""Framer's networks: Stable Video Diffusion given a first and a last frame.
+"""Framer's denoiser: Stable Video Diffusion's UNet given a first and a last frame.
 
 Names and shapes follow the published checkpoint (aim-uofa/Framer, `models_diffusers/`): a stock
 spatio-temporal UNet whose `conv_in` takes 2C+1 channels instead of 2C, plus one learned `mask_token`.
@@ -6,16 +6,12 @@ spatio-temporal UNet whose `conv_in` takes 2C+1 channels instead of 2C, plus one
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
-from transformers.utils.logging import disable_progress_bar
 
 # The Linear layers that the FramerTurbo guide adapts (attention, projections and feed-forward, spatial and temporal).
 DEFAULT_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
@@ -94,30 +90,6 @@ class FramerUNet(UNetSpatioTemporalConditionModel):
 def load_unet(base: Path, dtype: torch.dtype = torch.float32) -> FramerUNet:
     """Load the denoiser of a base model folder (`base/unet`)."""
     return FramerUNet.from_pretrained(base / "unet", torch_dtype=dtype, local_files_only=True)
-
-
-def load_vae(base: Path) -> AutoencoderKLTemporalDecoder:
-    """Load the VAE (`base/vae`) in fp32: half precision is known to give black frames (`force_upcast`)."""
-    return AutoencoderKLTemporalDecoder.from_pretrained(base / "vae", local_files_only=True)
-
-
-def load_image_encoder(base: Path) -> tuple[CLIPVisionModelWithProjection, dict[str, Any]]:
-    """Load the CLIP vision tower and its preprocessing settings (`base/image_encoder`, `base/feature_extractor`)."""
-    disable_progress_bar()
-    encoder = CLIPVisionModelWithProjection.from_pretrained(base / "image_encoder", local_files_only=True)
-    settings: dict[str, Any] = json.loads((base / "feature_extractor/preprocessor_config.json").read_text())
-    return encoder, settings
-
-
-def load_scheduler(base: Path) -> EulerDiscreteScheduler:
-    """Load the sampler's configuration (`base/scheduler`)."""
-    return EulerDiscreteScheduler.from_pretrained(base / "scheduler", local_files_only=True)
-
-
-def vae_scaling_factor(base: Path) -> float:
-    """Read the VAE's scaling factor from its config, without building the VAE."""
-    config: dict[str, Any] = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)
-    return float(config["scaling_factor"])
 
 
 def added_time_ids(batch_size: int, fps: int, motion_bucket_id: int, noise_aug_strength: float) -> Tensor:
