@@ -6,15 +6,22 @@ spatio-temporal UNet whose `conv_in` takes 2C+1 channels instead of 2C, plus one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionOutput
 from torch import Tensor, nn
+
+from framelora.families.framer.networks.residuals import added_residuals
 
 # The Linear layers that the FramerTurbo guide adapts (attention, projections and feed-forward, spatial and temporal).
 DEFAULT_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+
+CONVERSION_SEED = 20241024  # of what a stock SVD UNet lacks
 
 
 class FramerUNet(UNetSpatioTemporalConditionModel):
@@ -67,6 +74,40 @@ class FramerUNet(UNetSpatioTemporalConditionModel):
         )
         self.mask_token = nn.Parameter(torch.randn(1, 1, out_channels, 1, 1))
 
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        added_time_ids: Tensor,
+        down_block_additional_residuals: Sequence[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNetSpatioTemporalConditionOutput | tuple[Tensor]:
+        """diffusers' forward pass, to which a ControlNet's residuals are added where they are given.
+
+        Args:
+            sample: noisy latents and condition channels `[B, F, 2C+1, h, w]`.
+            timestep: log(sigma) / 4, one value or `[B]`.
+            encoder_hidden_states: CLIP embeddings of the first and the last frame `[B, 2, D]`.
+            added_time_ids: `[B, 3]` of `added_time_ids`.
+            down_block_additional_residuals: one for each skip connection `[B*F, C, h, w]`, with:
+            mid_block_additional_residual: one for the middle block's output. Either both or neither.
+            return_dict: False gives a tuple, as everywhere in diffusers.
+
+        Returns:
+            `sample` `[B, F, C, h, w]`: the network's raw output.
+        """
+        inputs: dict[str, Any] = {
+            "encoder_hidden_states": encoder_hidden_states,
+            "added_time_ids": added_time_ids,
+            "return_dict": return_dict,
+        }
+        if down_block_additional_residuals is None or mid_block_additional_residual is None:
+            return super().forward(sample, timestep, **inputs)
+        with added_residuals(self, down_block_additional_residuals, mid_block_additional_residual):
+            return super().forward(sample, timestep, **inputs)
+
     def condition(self, first: Tensor, last: Tensor, num_frames: int) -> Tensor:
         """Lay the condition channels of a clip: first and last latents at the ends, the mask token between.
 
@@ -88,16 +129,48 @@ class FramerUNet(UNetSpatioTemporalConditionModel):
 
 
 def load_unet(base: Path, dtype: torch.dtype = torch.float32) -> FramerUNet:
-    """Load the denoiser of a base model folder (`base/unet`)."""
-    return FramerUNet.from_pretrained(base / "unet", torch_dtype=dtype, local_files_only=True)
+    """Load the denoiser of a base model folder (`base/unet`): a published Framer UNet, or a stock SVD UNet.
+
+    A stock UNet has 2C input channels and no mask token: it is widened on loading, with the new parts random normal (as
+    Framer's own training began) from a fixed seed.
+    """
+    folder = base / "unet"
+    config: dict[str, Any] = UNetSpatioTemporalConditionModel.load_config(folder, local_files_only=True)
+    if config["in_channels"] != 2 * config["out_channels"]:
+        return FramerUNet.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    stock = UNetSpatioTemporalConditionModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    return widen(stock)
 
 
-def added_time_ids(batch_size: int, fps: int, motion_bucket_id: int, noise_aug_strength: float) -> Tensor:
+def widen(stock: UNetSpatioTemporalConditionModel) -> FramerUNet:
+    """A FramerUNet with the weights of a stock SVD UNet; the stock UNet's tensors are shared, not copied."""
+    config = {name: value for name, value in stock.config.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        unet = FramerUNet(**config | {"in_channels": stock.config.in_channels + 1})
+    weights = stock.state_dict()
+    kernel = weights["conv_in.weight"]
+    generator = torch.Generator().manual_seed(CONVERSION_SEED)
+    mask_channel = torch.randn(kernel[:, :1].shape, generator=generator).to(kernel)
+    mask_token = torch.randn(unet.mask_token.shape, generator=generator).to(kernel)
+    weights |= {"conv_in.weight": torch.cat([kernel, mask_channel], dim=1), "mask_token": mask_token}
+    unet.load_state_dict(weights, assign=True)
+    return unet.train(stock.training)
+
+
+def added_time_ids(batch_size: int, fps: int, motion_bucket_id: int, noise_aug_strength: float | Tensor) -> Tensor:
     """SVD's micro-conditioning `[B, 3]`: (fps - 1, motion bucket, noise augmentation of the condition images).
 
     SVD was trained on fps - 1 (Framer's pipeline passes the same); training and rendering use this one function.
+
+    Args:
+        batch_size: B.
+        fps: frame rate as people say it.
+        motion_bucket_id: SVD's motion bucket.
+        noise_aug_strength: standard deviation of the pixel noise on the condition images, one for all or `[B]`.
     """
-    return torch.tensor([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=torch.float32).repeat(batch_size, 1)
+    ids = torch.tensor([[fps - 1, motion_bucket_id, 0.0]], dtype=torch.float32).repeat(batch_size, 1)
+    ids[:, 2] = torch.as_tensor(noise_aug_strength, dtype=torch.float32)
+    return ids
 
 
 def bare_unet(unet: nn.Module) -> FramerUNet:
