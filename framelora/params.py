@@ -12,6 +12,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from framelora.console import UserError, relative
 from framelora.schema.base import Section
 from framelora.schema.data import Data, Extract, Pair
+from framelora.schema.easyanimate import EasyAnimate
 from framelora.schema.framer import Framer
 from framelora.schema.output import Render, Report, Score
 from framelora.schema.training import Adapter, Train
@@ -22,7 +23,7 @@ RESERVED = ("size", "nfiles")
 
 
 class Model(Section):
-    family: Literal["framer"]
+    family: Literal["framer", "easyanimate"]
     """Model family: a folder of framelora/families/."""
     base: str
     """Folder of the base model, relative to the repository, with its base.lock.json."""
@@ -36,6 +37,7 @@ class Params(Section):
     pair: Pair
     model: Model
     framer: Framer | None = None
+    easyanimate: EasyAnimate | None = None
     adapter: Adapter
     train: Train
     render: Render

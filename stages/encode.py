@@ -1,12 +1,13 @@
-"""Encode shots and end frames once: VAE posteriors and image embeddings, cached on disk for training and rendering.
+"""Encode frames and captions once: VAE posteriors and embeddings, cached on disk for training and rendering.
 
-Reads data/frames.parquet, data/pairs_*.parquet and the base model. Writes data/latents_{train,val,test}.parquet
-(indexes: the latents are cells).
+Reads data/frames.parquet, data/pairs_*.parquet, data/captions.parquet and the base model. Writes
+data/latents_{train,val,test}.parquet (indexes: the latents are cells).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,41 @@ from framelora.console import UserError, command
 from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import LATENTS_SCHEMA, read_windows
 from framelora.digest import canonical_json
-from framelora.families.base import EncodeUnit, Window
+from framelora.families.base import EncodeUnit, Purpose, Window
 from framelora.media.lossless import decode_frames
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
 from framelora.versions import versions
 
+PURPOSES: dict[str, Purpose] = {"train": "train", "val": "train", "test": "render"}
 
-def plan(params: Params, shots: pd.DataFrame, windows: list[Window], device: str) -> dict[EncodeUnit, Cell]:
-    """The cell of every unit that the shots and windows need."""
+
+def plan(
+    params: Params, shots: pd.DataFrame, windows: dict[str, list[Window]], captions: dict[str, str], device: str
+) -> dict[EncodeUnit, Cell]:
+    """The cell of every unit that the shots, windows (by split) and captions need."""
     units = load_part(params.model.family, "units")
+    base = Path(params.model.base)
     shared = {
-        "base": fingerprint(Path(params.model.base)),
+        "base": fingerprint(base),
         "device": device,
         "code": source_digest(f"framelora.families.{params.model.family}.encode"),
         "versions": versions(*units.PACKAGES),
     }
+    for window in itertools.chain(*windows.values()):
+        if (problem := units.check_window(window, base)) is not None:
+            raise UserError(f"model.family {params.model.family}: {problem}")
+    by_purpose: dict[Purpose, list[Window]] = {
+        purpose: [window for split in SPLITS if PURPOSES[split] == purpose for window in windows[split]]
+        for purpose in ("train", "render")
+    }
     cells = {}
-    for unit in units.plan_units(shots.reset_index(), windows):
-        shot = shots.loc[unit.shot]
-        inputs = {"frames": shot.digest, "numbers": unit.frames, **units.unit_inputs(unit, params.family), **shared}
-        cells[unit] = Cell(f"encode/{unit.kind}", shot.content_id, inputs)
+    for unit in units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family):
+        made_of: dict[str, Any] = {"text": unit.text, "detail": unit.detail}
+        if unit.shot:
+            made_of |= {"frames": shots.loc[unit.shot].digest, "numbers": unit.frames}
+        inputs = {**made_of, **units.unit_inputs(unit, params.family), **shared}
+        cells[unit] = Cell(f"encode/{unit.kind}", shots.loc[unit.shot].content_id if unit.shot else unit.unit, inputs)
     return cells
 
 
@@ -61,7 +76,7 @@ class Encoding:
 
     def prepare(self, missing: list[Cell]) -> None:
         """Make sure that the frames of the missing cells are there; build the encoders."""
-        shots = {self.units[cell.key].shot for cell in missing}
+        shots = {self.units[cell.key].shot for cell in missing} - {""}
         ensure(self.store, "extract/frames", self.shots.loc[sorted(shots)].cell, "stages.extract")
         family = load_part(self.params.model.family, "encode")
         self.encoder: Any = family.Encoder(Path(self.params.model.base), self.params.family, configure_torch())
@@ -73,8 +88,13 @@ class Encoding:
     def compute(self, cell: Cell) -> Computed:
         """Encode one unit. A NaN is an error, never a cell."""
         unit = self.units[cell.key]
-        frames = self.frames(unit.shot)
-        tensors = self.encoder.encode(unit, frames if unit.frames is None else frames[list(unit.frames)])
+        frames = self.frames(unit.shot) if unit.shot else None
+        if frames is not None and unit.frames is not None:
+            frames = frames[list(unit.frames)]
+        try:
+            tensors = self.encoder.encode(unit, frames)
+        except ValueError as error:
+            raise UserError(f"{unit.kind} of {unit.unit or 'the empty caption'}: {error}") from None
         try:
             check_finite(tensors, f"{unit.kind} of {unit.unit}")
         except FloatingPointError as error:
@@ -91,9 +111,11 @@ def main(
     params = load_params()
     store = open_store()
     shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
-    windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in SPLITS}
-    everything = [window for split in SPLITS for window in windows[split]]
-    cells = plan(params, shots, everything, configure_torch().type)
+    units = load_part(params.model.family, "units")
+    windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), units.KINDS) for split in SPLITS}
+    table = files.read_table(Path("data/captions.parquet"))
+    captions = dict(zip(table.content_id, table.text, strict=True))
+    cells = plan(params, shots, windows, captions, configure_torch().type)
 
     filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     encoding = Encoding(params, store, shots, cells)
@@ -102,9 +124,10 @@ def main(
     if shard or fill:
         return
     stored = dict(zip(((unit.kind, unit.unit) for unit in cells), filling.gather(cells.values()), strict=True))
-    units_of = load_part(params.model.family, "units").units_of
+    base = Path(params.model.base)
     for split in SPLITS:
-        needed = sorted({unit for window in windows[split] for unit in units_of(window)})
+        wanted = (units.units_of(window, PURPOSES[split], base, params.family) for window in windows[split])
+        needed = sorted(set(itertools.chain(*wanted)))
         rows = [
             {
                 "kind": kind,

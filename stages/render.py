@@ -6,6 +6,7 @@ data/renders.parquet (an index: the frames are cells) and reports/render/ with p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,9 @@ class Rendering:
         self.latents = LatentsReader(store, [Path("data/latents_test.parquet")])
         self.base = Path(params.model.base)
         units = load_part(params.model.family, "units")
-        self.units_of = units.units_of
+        self.units_of = functools.partial(units.units_of, purpose="render", base=self.base, params=params.family)
+        self.kinds = units.KINDS
+        self.baselines = {name: BASELINES[name] for name in units.BASELINES}
         self.packing = source_digest("framelora.media.lossless")
         self.model_inputs = {
             "base": fingerprint(self.base),
@@ -79,7 +82,7 @@ class Rendering:
                 samples.append(Sample(window, "truth_vae"))
             samples.append(Sample(window, "base"))
             samples += [Sample(window, f"adapter_{weight:g}", weight) for weight in self.params.render.lora_weights]
-            samples += [Sample(window, baseline) for baseline in BASELINES]
+            samples += [Sample(window, baseline) for baseline in self.baselines]
         return samples
 
     def cell(self, sample: Sample) -> Cell:
@@ -166,7 +169,11 @@ def main(
     if not (ADAPTER / "adapter_config.json").is_file():
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
     rendering = Rendering(params, store, configure_torch().type)
-    samples = rendering.samples(read_windows(Path("data/pairs_test.parquet")))
+    windows = read_windows(Path("data/pairs_test.parquet"))
+    taken = [window for window in windows if window.kind in rendering.kinds]
+    if len(taken) < len(windows):
+        say(f"render: {len(windows) - len(taken)} image pairs are left out: {params.model.family} renders clips only")
+    samples = rendering.samples(taken)
     planned = [rendering.cell(sample) for sample in samples]
     cells = {cell.key: sample for cell, sample in zip(planned, samples, strict=True)}
 

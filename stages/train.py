@@ -91,15 +91,15 @@ def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: d
         if params.train.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         try:
-            model = add_lora(denoiser, params.adapter, family.LORA_TARGETS, params.train.seed)
+            model = add_lora(denoiser, params.adapter, family.lora_targets(denoiser), params.train.seed)
         except ValueError as error:
             raise UserError(f"{error}: correct it, or set it to null for the family's own list") from None
         checkpoints = Checkpoints(state)
         try:
             history = train(
                 model,
-                items(family, windows["train"], latents["train"]),
-                items(family, windows["val"], latents["val"]),
+                items(family, windows["train"], latents["train"], params),
+                items(family, windows["val"], latents["val"], params),
                 lambda model, batch, seeds: family.loss(model, batch, seeds, base, params.family),
                 params.train,
                 checkpoints,
@@ -110,14 +110,20 @@ def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: d
         checkpoints.clear()
 
 
-def items(family: Any, windows: list[Window], latents: LatentsReader) -> Any:
+def items(family: Any, windows: list[Window], latents: LatentsReader, params: Params) -> Any:
     """Windows as the loop's `Items`. Those of one frame size and length share batches."""
     from framelora.training.loop import Items
+
+    base = Path(params.model.base)
+
+    def read(number: int) -> dict[str, torch.Tensor]:
+        item: dict[str, torch.Tensor] = family.read_window(windows[number], latents.read, base, params.family)
+        return item
 
     return Items(
         ids=[window.pair for window in windows],
         shapes=[(window.num_frames, window.height, window.width) for window in windows],
-        read=functools.lru_cache(maxsize=256)(lambda number: family.read_window(windows[number], latents.read)),
+        read=functools.lru_cache(maxsize=256)(read),
     )
 
 

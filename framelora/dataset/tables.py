@@ -38,9 +38,10 @@ RENDER_SCHEMA = pa.schema(
 )
 
 
-def read_windows(path: Path) -> list[Window]:
-    """Windows and image pairs of a table of `dataset.pairs.PAIRS_SCHEMA`."""
-    table = read_table(path)[list(Window.__dataclass_fields__)]
+def read_windows(path: Path, kinds: Iterable[str] = ("window", "image_pair")) -> list[Window]:
+    """Windows and image pairs of a table of `dataset.pairs.PAIRS_SCHEMA`; those of some kinds only."""
+    table = read_table(path)
+    table = table[table.kind.isin(list(kinds))][list(Window.__dataclass_fields__)]
     return [Window(**row) for row in table.to_dict("records")]
 
 

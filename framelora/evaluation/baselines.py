@@ -20,4 +20,9 @@ def blend(first: Frames, last: Frames, num_frames: int) -> Frames:
     return np.rint(mixed).astype(np.uint8)
 
 
-BASELINES = {"hold_first": hold_first, "blend": blend}
+def still(first: Frames, last: Frames, num_frames: int) -> Frames:
+    """The first frame `[H, W, 3]` throughout: perfect on any measure of flicker, without any motion: `[F, H, W, 3]`."""
+    return np.stack([first] * num_frames)
+
+
+BASELINES = {"hold_first": hold_first, "blend": blend, "still": still}

@@ -3,12 +3,15 @@
 A family is a folder of `framelora/families/` whose modules are reached by name through `source.load_part`, so that an
 edit reruns only the stages that use the part:
 
-* `units.py`: `plan_units` says what has to be encoded for a set of shots and pairs, `unit_inputs` what else changes its
-  bytes, `units_of` which units a window needs; `PACKAGES` the libraries that count. Imports no network.
+* `units.py`: `plan_units` says what has to be encoded for shots, windows and captions, `unit_inputs` what else changes
+  its bytes, `units_of` which units a window needs; `check_window` refuses what the model can't take; `KINDS` are the
+  kinds of windows it can render, `BASELINES` what is rendered beside it without a model, `PACKAGES` the libraries that
+  count. Imports no network.
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
 * `encode.py`: `Encoder.encode` computes a unit. The only part that builds encoders.
 * `networks/`: the denoiser and what else is trained or steers it, in files of the family's choice.
-* `loss.py`: `read_window` puts one training item together from cached cells, `loss` is the objective on a batch.
+* `loss.py`: `load_denoiser` and `lora_targets` say what is trained, `read_window` puts one training item together from
+  cached cells, `loss` is the objective on a batch.
 * `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
 
 These names are the same in every family, since dvc.yaml lists them by template: `families/${model.family}/loss.py`.
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,22 +31,29 @@ if TYPE_CHECKING:
 # Gives the cached tensors of a unit: (kind, unit) -> tensors by name.
 ReadUnit = Callable[[str, str], "dict[str, Tensor]"]
 
+# What a window's units are for: training and its validation loss, or renders and their truth.
+Purpose = Literal["train", "render"]
+
 
 @dataclass(frozen=True)
 class EncodeUnit:
-    """One thing to encode: some frames of one shot.
+    """One thing to encode: some frames of one shot, or something that needs no frames, such as a caption.
 
     Attributes:
         kind: what is made of it, for example `latents`; the cell's kind is `encode/` and this.
         unit: id that a reader asks for.
-        shot: id of the shot whose frames it needs.
+        shot: id of the shot whose frames it needs; empty where it needs none.
         frames: numbers of these frames in the shot; None for all.
+        text: the caption that is encoded.
+        detail: what else is to be known to make it, in the family's words; part of the cell's key.
     """
 
     kind: str
     unit: str
-    shot: str
+    shot: str = ""
     frames: tuple[int, ...] | None = None
+    text: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Window:
     """A row of the pairs table: a clip of `num_frames` between two end frames, with middles or (image pair) without."""
 
     pair: str
+    content_id: str  # of the source; captions go by it
     kind: str  # "window" or "image_pair"
     start_shot: str
     start_frame: int

@@ -26,6 +26,7 @@ ABOUT = {
     "base": "the base model without an adapter",
     "blend": "linear cross-fade of the two ends",
     "hold_first": "the first frame held until the last",
+    "still": "the first frame throughout",
 }
 SPLITS = {
     "train": "Training",
@@ -114,7 +115,7 @@ def total_rows(tables: Tables) -> list[dict[str, Any]]:
 
 def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
-    order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics), "blend", "hold_first"]
+    order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics), "blend", "hold_first", "still"]
     return order.index(method) if method in order else len(order)
 
 
@@ -124,7 +125,8 @@ def test_groups(tables: Tables) -> list[dict[str, Any]]:
     scores = tables.samples.set_index(["pair", "method"])[["psnr", "ssim", "ends_psnr"]].to_dict("index")
     renders = tables.renders.groupby("pair")
     groups = []
-    for content_id, rows in tables.pairs["test"].groupby("content_id"):
+    rendered = tables.pairs["test"][tables.pairs["test"].pair.isin(set(tables.renders.pair))]
+    for content_id, rows in rendered.groupby("content_id"):
         samples = [sample(row, renders.get_group(row.pair), scores, tables) for row in rows.itertuples()]
         groups.append({**sources[content_id], "samples": samples})
     return sorted(groups, key=lambda group: (group["kind"] != "video", group["names"]))

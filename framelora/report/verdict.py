@@ -71,6 +71,8 @@ def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: 
 
 def against_blend(metrics: Mapping[str, float], adapters: list[str]) -> list[Verdict]:
     """Say which models lose to the linear blend, and whether the VAE alone would."""
+    if "psnr_blend" not in metrics:
+        return []  # the family's renders are not in-betweens
     blend = metrics["psnr_blend"]
     scores = {name: metrics[f"psnr_{name}"] for name in ("base", *adapters)}
     losers = [name for name, psnr in scores.items() if round(psnr, 2) < round(blend, 2)]

@@ -16,7 +16,7 @@ from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, load
 from framelora.families.base import EncodeUnit, Window
 from framelora.families.framer import encode, loss, render
 from framelora.families.framer.codec import vae_scaling_factor
-from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, load_unet
+from framelora.families.framer.networks.unet import DEFAULT_LORA_TARGETS, FramerUNet, added_time_ids, load_unet
 from framelora.families.framer.render import load_scheduler
 from framelora.params import Params, load_params
 
@@ -70,7 +70,7 @@ class TestPublishedCheckpoint:
         with torch.device("meta"):
             full = FramerUNet(**published["config"])
             adapter = params.adapter.model_copy(update={"rank": 64, "alpha": 64.0})
-            model = add_lora(full, adapter, loss.LORA_TARGETS, seed=0)
+            model = add_lora(full, adapter, DEFAULT_LORA_TARGETS, seed=0)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert sum(parameter.numel() for parameter in trained) == 52_117_504
         assert len(trained) == 2 * 352
@@ -182,7 +182,7 @@ class TestEncoding:
 class TestAdapter:
     def test_weight_zero_is_the_base_and_scales_multiply_alpha_over_rank(self, params: Params, tmp_path: Path) -> None:
         adapter = params.adapter.model_copy(update={"rank": 4, "alpha": 8.0})
-        model = add_lora(load_unet(BASE), adapter, loss.LORA_TARGETS, seed=0)
+        model = add_lora(load_unet(BASE), adapter, DEFAULT_LORA_TARGETS, seed=0)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
@@ -212,13 +212,13 @@ class TestAdapter:
     def test_an_unknown_target_is_refused_by_name(self, params: Params) -> None:
         adapter = params.adapter.model_copy(update={"target_modules": ["to_q", "to_nowhere"]})
         with pytest.raises(ValueError, match="to_nowhere"):
-            add_lora(load_unet(BASE), adapter, loss.LORA_TARGETS, seed=0)
+            add_lora(load_unet(BASE), adapter, DEFAULT_LORA_TARGETS, seed=0)
 
     def test_files_hold_no_sets_and_one_metadata_key(self, params: Params) -> None:
-        model = add_lora(load_unet(BASE), params.adapter, loss.LORA_TARGETS, seed=0)
+        model = add_lora(load_unet(BASE), params.adapter, DEFAULT_LORA_TARGETS, seed=0)
         files = adapter_files(adapter_tensors(model), config_dict(model), {"b": 1, "a": 2})
         config = json.loads(files["adapter_config.json"])
-        assert config["target_modules"] == sorted(loss.LORA_TARGETS)
+        assert config["target_modules"] == sorted(DEFAULT_LORA_TARGETS)
         weights = files["adapter_model.safetensors"]
         header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
         assert header["__metadata__"] == {"framelora": '{"a":2,"b":1}'}
@@ -241,7 +241,7 @@ class TestRender:
             update={"min_guidance_scale": guidance[0], "max_guidance_scale": guidance[1]}
         )
         renderer = render.Renderer(BASE, params.framer.model_copy(update={"render": section}), torch.device("cpu"))
-        window = Window("p", "window", "s", 0, "s", 3, 4, 16, 16)
+        window = Window("p", "c", "window", "s", 0, "s", 3, 4, 16, 16)
         tensors = {
             f"s@{frame:05d}": {
                 "condition_latents": torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(frame)),

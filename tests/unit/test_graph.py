@@ -23,16 +23,20 @@ def params() -> Params:
     return load_params(REPOSITORY / "params.yaml")
 
 
-def resolved(names: list[str], params: Params) -> set[str]:
-    return {name.replace("${model.family}", params.model.family) for name in names}
+FAMILIES = ["framer", "easyanimate"]
 
 
+def resolved(names: list[str], params: Params, family: str = "") -> set[str]:
+    return {name.replace("${model.family}", family or params.model.family) for name in names}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_exactly_the_code_it_imports(stage: str, params: Params) -> None:
-    deps = resolved(GRAPH["stages"][stage]["deps"], params)
+def test_a_stage_depends_on_exactly_the_code_it_imports(stage: str, family: str, params: Params) -> None:
+    deps = resolved(GRAPH["stages"][stage]["deps"], params, family)
     code = {name for name in deps if name.endswith(".py")}
-    networks = f"framelora/families/{params.model.family}/networks"
-    closure = import_closure(REPOSITORY / f"stages/{stage}.py", params.model.family)
+    networks = f"framelora/families/{family}/networks"
+    closure = import_closure(REPOSITORY / f"stages/{stage}.py", family)
     names = {path.relative_to(REPOSITORY).as_posix() for path in closure}
     assert code == {name for name in names if not name.startswith(networks)}
     assert (networks in deps) == any(name.startswith(networks) for name in names)
@@ -42,7 +46,7 @@ def test_no_stage_depends_on_another_family() -> None:
     """Family files are templated, so that an edit of one family leaves the others' stages alone."""
     for stage in STAGES:
         for name in GRAPH["stages"][stage]["deps"]:
-            assert not name.startswith("framelora/families/framer/"), (stage, name)
+            assert not name.startswith(tuple(f"framelora/families/{family}/" for family in FAMILIES)), (stage, name)
 
 
 def test_outs_have_one_writer_and_deps_exist_or_are_outs(params: Params) -> None:
@@ -56,10 +60,11 @@ def test_outs_have_one_writer_and_deps_exist_or_are_outs(params: Params) -> None
                 assert name in outs or (REPOSITORY / name).exists(), name
 
 
-def test_parameters_of_the_graph_exist(params: Params) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_of_the_graph_exist(family: str, params: Params) -> None:
     document = params.model_dump()
     for stage in GRAPH["stages"].values():
-        for name in resolved(stage["params"], params):
+        for name in resolved(stage["params"], params, family):
             value: Any = document
             for part in name.split("."):
                 assert part in value, name
@@ -74,7 +79,7 @@ def test_every_parameter_is_read_by_a_stage(params: Params) -> None:
         if path.name != "params.py" and path.parent.name != "schema"
     )
     for section, values in params.model_dump().items():
-        leaves = [leaf for part in values.values() for leaf in part] if section == "framer" else list(values)
+        leaves = [leaf for part in values.values() for leaf in part] if section in FAMILIES else list(values)
         for leaf in leaves:
             assert f".{leaf}" in code or f'"{leaf}"' in code, f"{section}.{leaf}"
 
@@ -99,13 +104,15 @@ def test_only_the_parameters_name_a_family_outside_the_families() -> None:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
-                assert "families.framer" not in node.module, name
+                assert not any(f"families.{family}" in node.module for family in FAMILIES), name
 
 
 def test_code_that_computes_cells_does_not_import_the_parameters_or_the_store() -> None:
     """Else an edit of a parameter's docstring or of the store would compute every cell anew."""
     computing = ["media/decode", "media/lossless", "media/probe", "evaluation/baselines", "adapters/lora"]
-    computing += [f"families/framer/{part}" for part in ("encode", "loss", "render", "units", "codec", "networks/unet")]
+    parts = ("encode", "loss", "render", "units", "codec")
+    computing += [f"families/{family}/{part}" for family in FAMILIES for part in parts]
+    computing += ["families/framer/networks/unet", "families/easyanimate/networks/transformer"]
     computing += ["training/loop"]
     for name in computing:
         closure = import_closure(REPOSITORY / f"framelora/{name}.py")
@@ -151,6 +158,10 @@ RECOMPUTES = {
     "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
     "framelora/families/framer/networks/unet.py": [f"families.framer.{part}" for part in ("loss", "render")],
     "framelora/families/framer/encode.py": ["families.framer.encode"],
+    "framelora/families/easyanimate/units.py": [
+        f"families.easyanimate.{part}" for part in ("encode", "loss", "render")
+    ],
+    "framelora/families/easyanimate/encode.py": ["families.easyanimate.encode"],
     "framelora/training/checkpoint.py": ["training.loop"],
     "framelora/adapters/lora.py": ["adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
@@ -158,7 +169,7 @@ RECOMPUTES = {
     "framelora/files.py": [],
 }
 COMPUTING = ["media.probe", "media.decode", "media.lossless", "training.loop", "adapters.lora", "evaluation.baselines"]
-COMPUTING += [f"families.framer.{part}" for part in ("encode", "loss", "render")]
+COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 
 
 @pytest.mark.parametrize("path", RERUNS)

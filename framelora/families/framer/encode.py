@@ -36,7 +36,7 @@ class Encoder:
         self.image_encoder = encoder.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8]) -> dict[str, Tensor]:
+    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8] | None) -> dict[str, Tensor]:
         """Encode a unit's frames `[F, H, W, 3]`.
 
         Returns:
@@ -44,6 +44,7 @@ class Encoder:
             For `ends`: `image_embeds` `[D]` (CLIP), `condition_latents` `[C, h, w]`: posterior mode of the frame with
             pixel noise, not scaled (SVD's convention; StableVideoDiffusionPipeline._encode_vae_image).
         """
+        assert frames is not None  # every unit of Framer's has some
         pixels = to_signed(frames).to(self.device)
         if unit.kind == "latents":
             parts = [self.vae.encode(batch).latent_dist for batch in pixels.split(self.params.encode.vae_batch)]

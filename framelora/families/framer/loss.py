@@ -28,15 +28,18 @@ from framelora.families.framer.units import end_unit
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
 
-LORA_TARGETS = DEFAULT_LORA_TARGETS
-
 
 def load_denoiser(base: Path, dtype: torch.dtype) -> FramerUNet:
     """The network that is trained."""
     return load_unet(base, dtype)
 
 
-def read_window(window: Window, read: ReadUnit) -> dict[str, Tensor]:
+def lora_targets(denoiser: torch.nn.Module) -> tuple[str, ...]:
+    """The Linear layers that are adapted unless the parameters name others."""
+    return DEFAULT_LORA_TARGETS
+
+
+def read_window(window: Window, read: ReadUnit, base: Path, params: Framer) -> dict[str, Tensor]:
     """One training item from cached cells.
 
     Returns:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from framelora.families.base import EncodeUnit, Window
+from framelora.families.base import EncodeUnit, Purpose, Window
 
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
 
 # Libraries whose release can change the bytes that encode, train and render make.
 PACKAGES = ("torch", "diffusers", "transformers")
+# Kinds of windows that the model can render, and what is rendered beside it without a model.
+KINDS = ("window", "image_pair")
+BASELINES = ("hold_first", "blend")
 
 
 def end_unit(shot: str, frame: int) -> str:
@@ -21,7 +26,12 @@ def end_unit(shot: str, frame: int) -> str:
     return f"{shot}@{frame:05d}"
 
 
-def units_of(window: Window) -> list[tuple[str, str]]:
+def check_window(window: Window, base: Path) -> str | None:
+    """Why the model can't take a window of this size and length, or None: Framer takes every one."""
+    return None
+
+
+def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> list[tuple[str, str]]:
     """Units `(kind, unit)` of a window: both ends, and the shot's latents; an image pair has none between its ends."""
     units = [("ends", end_unit(shot, frame)) for shot, frame in window.ends]
     if window.kind == "window":
@@ -29,7 +39,13 @@ def units_of(window: Window) -> list[tuple[str, str]]:
     return units
 
 
-def plan_units(shots: pd.DataFrame, windows: Iterable[Window]) -> list[EncodeUnit]:
+def plan_units(
+    shots: pd.DataFrame,
+    windows: Mapping[Purpose, Iterable[Window]],
+    captions: Mapping[str, str],
+    base: Path,
+    params: Framer,
+) -> list[EncodeUnit]:
     """What has to be encoded.
 
     SVD's VAE sees one frame at a time, so the clean latents are cached for a whole shot and windows are cut from them
@@ -37,10 +53,12 @@ def plan_units(shots: pd.DataFrame, windows: Iterable[Window]) -> list[EncodeUni
 
     Args:
         shots: table of `dataset.pairs.SHOTS_SCHEMA`.
-        windows: windows and image pairs.
+        windows: windows and image pairs, by what they are for.
+        captions: text of each content; Framer takes no text.
+        base, params: the base model's folder and the family's parameters; both count for other families only.
     """
     units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
-    for window in windows:
+    for window in itertools.chain(*windows.values()):
         for shot, frame in window.ends:
             units.add(EncodeUnit("ends", end_unit(shot, frame), shot, (frame,)))
     return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))

@@ -1,0 +1,178 @@
+"""EasyAnimate's training objective on cached latents: flow matching, as its own trainer has it (`loss_type flow`).
+
+x_t = (1 - sigma) x + sigma eps, and the transformer predicts eps - x. Sigmas are those of the base's scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import EasyAnimateTransformer3DModel
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from torch import Tensor
+
+from framelora.digest import draw_seed
+from framelora.families.base import ReadUnit, Window
+from framelora.families.easyanimate.codec import load_scheduler
+from framelora.families.easyanimate.networks.transformer import linear_layers, load_transformer
+from framelora.families.easyanimate.units import (
+    ALL_MASKED,
+    EMPTY,
+    clip_unit,
+    is_static,
+    mask_bank,
+    masked_details,
+    masked_unit,
+    read_spec,
+)
+
+if TYPE_CHECKING:
+    from framelora.schema.easyanimate import EasyAnimate
+
+
+def load_denoiser(base: Path, dtype: torch.dtype) -> EasyAnimateTransformer3DModel:
+    """The network that is trained."""
+    return load_transformer(base, dtype)
+
+
+def lora_targets(denoiser: torch.nn.Module) -> list[str]:
+    """The Linear layers that are adapted unless the parameters name others: all of them."""
+    return linear_layers(denoiser)
+
+
+def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate) -> dict[str, Tensor]:
+    """One training item from cached cells.
+
+    Returns:
+        `mean` and `std` `[C, f, h, w]`: posterior of the clip's latents, of a static clip its one frame's repeated;
+        `text` and `empty` `[L, D]`: embeddings of its caption and of the empty one; on an inpaint base `masked`
+        `[M, 1 + C, f, h, w]`: mask and masked-video latents of each of the bank's draws. All fp32, not scaled.
+    """
+    spec = read_spec(base)
+    static = is_static("train", params)
+    latents = read("latents", clip_unit(window, static))
+    item = {name: latents[name] for name in ("mean", "std")}
+    if static:
+        frames = spec.latent_frames(window.num_frames)
+        item = {name: tensor.expand(-1, frames, -1, -1) for name, tensor in item.items()}
+    item |= {"text": read("text", window.content_id)["embeds"], "empty": read("text", EMPTY)["embeds"]}
+    if details := masked_details(window, "train", base, params):
+        item["masked"] = torch.stack([read(*masked_unit(window, static, detail))["masked"] for detail in details])
+    return {name: tensor.float() for name, tensor in item.items()}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one item."""
+
+    posterior_noise: Tensor  # latent shape
+    noise: Tensor  # latent shape
+    timestep: Tensor  # in [0, 1): place in the scheduler's list
+    drop_caption: bool
+    masked: int  # which of the bank's masked videos; 0 on a text-to-video base
+    zero_masked: bool
+
+
+def draw(seed: int, shape: torch.Size, bank: list[tuple[str, str]], params: EasyAnimate) -> Draws:
+    """Draw an item's random numbers; all are functions of its seed.
+
+    Args:
+        seed: the item's seed.
+        shape: its latents' `[C, f, h, w]`.
+        bank: the masked videos to choose from (`units.mask_bank`); empty on a text-to-video base.
+        params: the family's parameters.
+    """
+    objective = params.objective
+    generator = torch.Generator().manual_seed(draw_seed(seed, "easyanimate"))
+    posterior_noise = torch.randn(shape, generator=generator)
+    noise = torch.randn(shape, generator=generator)
+    if ratio := objective.noise_share_in_frames_ratio:
+        for frame in range(1, shape[1]):
+            noise[:, frame] = ratio * noise[:, frame - 1] + (1 - ratio) * noise[:, frame]
+    timestep = compute_density_for_timestep_sampling(
+        objective.weighting_scheme,
+        1,
+        logit_mean=objective.logit_mean,
+        logit_std=objective.logit_std,
+        mode_scale=objective.mode_scale,
+        generator=generator,
+    )[0]
+    caption, mode, member, zero = torch.rand(4, generator=generator).tolist()
+    modes = [name for name, _ in bank]
+    weights = params.conditioning.mask_modes.model_dump()
+    chosen = pick(mode, {name: weights[name] for name in sorted(set(modes))}) if bank else ""
+    places = [place for place, name in enumerate(modes) if name == chosen] or [0]
+    return Draws(
+        posterior_noise,
+        noise,
+        timestep,
+        caption < objective.caption_dropout_prob,
+        places[int(member * len(places))],
+        chosen == ALL_MASKED and zero < objective.zeroed_all_masked_prob,
+    )
+
+
+def pick(share: float, weights: dict[str, float]) -> str:
+    """The name in whose part of the cumulated weights a share in [0, 1) of their sum falls."""
+    reached = 0.0
+    for name, weight in weights.items():
+        reached += weight
+        if share * sum(weights.values()) < reached:
+            return name
+    return list(weights)[-1]
+
+
+def loss(
+    transformer: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: EasyAnimate
+) -> Tensor:
+    """The loss of each item of a batch.
+
+    Args:
+        transformer: the denoiser, or the same wrapped by peft and accelerate.
+        batch: items of `read_window`, stacked: `[B, ...]`.
+        seeds: B seeds; all draws of an item are functions of its own seed.
+        base: folder of the base model (scaling factor, scheduler).
+        params: the family's parameters.
+
+    Returns:
+        `[B]`, on the device of the batch.
+    """
+    spec, scheduler, objective = read_spec(base), load_scheduler(base), params.objective
+    device, shape = batch["mean"].device, batch["mean"].shape[1:]
+    num_frames = (shape[1] - 1) * spec.temporal_ratio + 1
+    bank = mask_bank(params.conditioning, num_frames) if spec.inpaint else []
+    draws = [draw(seed, shape, bank, params) for seed in seeds]
+    posterior_noise, noise = (
+        torch.stack([getattr(item, name) for item in draws]).to(device) for name in ("posterior_noise", "noise")
+    )
+    steps = len(scheduler.timesteps)
+    places = torch.stack([(item.timestep * steps).long().clamp(0, steps - 1) for item in draws])
+    sigmas = scheduler.sigmas[places].to(device).view(-1, 1, 1, 1, 1)
+
+    x = (batch["mean"] + batch["std"] * posterior_noise) * spec.scaling_factor
+    dropped = torch.tensor([item.drop_caption for item in draws], device=device).view(-1, 1, 1)
+    conditioning = {}
+    if spec.inpaint:
+        keep = torch.tensor([not item.zero_masked for item in draws], device=device).view(-1, 1, 1, 1, 1)
+        masked = torch.stack([videos[item.masked] for videos, item in zip(batch["masked"], draws, strict=True)])
+        conditioning["inpaint_latents"] = masked * spec.scaling_factor * keep
+    prediction = transformer(
+        (1 - sigmas) * x + sigmas * noise,
+        scheduler.timesteps[places].to(device),
+        encoder_hidden_states=torch.where(dropped, batch["empty"], batch["text"]),
+        **conditioning,
+    ).sample.float()
+    target = noise - x
+
+    difference = prediction - target
+    difference = difference * (difference.abs() <= objective.largest_difference)
+    weighting = compute_loss_weighting_for_sd3(objective.weighting_scheme, sigmas)
+    losses = (weighting * difference.square()).mean(dim=(1, 2, 3, 4))
+    if (ratio := objective.motion_sub_loss_ratio) and shape[1] > 2:
+        motion = (prediction - target).diff(dim=2).square().mean(dim=(1, 2, 3, 4))
+        losses = (1 - ratio) * losses + ratio * motion
+    return losses

@@ -1,0 +1,29 @@
+"""EasyAnimate's denoiser and the layers of it that an adapter changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import EasyAnimateTransformer3DModel
+from torch import nn
+
+from framelora.families.easyanimate.units import read_spec
+
+
+def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> EasyAnimateTransformer3DModel:
+    """Load the denoiser of a base model folder (`base/transformer`). Raises `Unsupported` as `read_spec` does."""
+    read_spec(base)
+    return EasyAnimateTransformer3DModel.from_pretrained(base / "transformer", torch_dtype=dtype, local_files_only=True)
+
+
+def linear_layers(transformer: nn.Module) -> list[str]:
+    """Names of every Linear layer, in order: EasyAnimate's own trainer adapts them all, modulations too."""
+    return [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+
+
+def dead_layers(names: list[str]) -> list[str]:
+    """Those of the layers that can't learn: what the last block makes of the text is read by nothing."""
+    blocks = [int(name.split(".")[1]) for name in names if name.startswith("transformer_blocks.")]
+    last = f"transformer_blocks.{max(blocks, default=0)}."
+    return [name for name in names if name.startswith(last) and ("to_add_out" in name or ".txt_ff." in name)]
