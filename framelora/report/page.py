@@ -25,6 +25,8 @@ ABOUT = {
     "truth_vae": "the truth through the VAE: what a perfect model would reach",
     "base": "the base model without an adapter",
     "blend": "linear cross-fade of the two ends",
+    "flow_warp": "the two ends moved along their optical flow, then cross-faded",
+    "rife": "the interpolation network RIFE",
     "hold_first": "the first frame held until the last",
     "still": "the first frame throughout",
 }
@@ -115,7 +117,8 @@ def total_rows(tables: Tables) -> list[dict[str, Any]]:
 
 def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
-    order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics), "blend", "hold_first", "still"]
+    order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
+    order += ["rife", "flow_warp", "blend", "hold_first", "still"]
     return order.index(method) if method in order else len(order)
 
 

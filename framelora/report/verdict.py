@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+BASELINES = {
+    "blend": "the linear blend of the two end frames",
+    "flow_warp": "the end frames moved along their optical flow",
+    "rife": "the interpolation network RIFE",
+    "hold_first": "the first frame held still",
+}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -38,7 +45,7 @@ def weight_of(method: str) -> float:
 
 
 def verdicts(metrics: Mapping[str, float], clips: int) -> list[Verdict]:
-    """Judge each adapter against the base, and the models against the linear blend of the two ends.
+    """Judge each adapter against the base, and the models against the baselines.
 
     Args:
         metrics: content of `reports/metrics.json`.
@@ -51,7 +58,7 @@ def verdicts(metrics: Mapping[str, float], clips: int) -> list[Verdict]:
         return [Verdict("unclear", f"Not measured: there are no test windows{rendered}.")]
     adapters = adapters_of(metrics)
     where = f"{count(windows, 'window')} of {count(clips, 'clip')}"
-    return [against_base(metrics, adapter, clips, where) for adapter in adapters] + against_blend(metrics, adapters)
+    return [against_base(metrics, adapter, clips, where) for adapter in adapters] + against_baselines(metrics, adapters)
 
 
 def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: str) -> Verdict:
@@ -69,21 +76,21 @@ def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: 
     return Verdict("unclear", f"{start}: no clear difference.")
 
 
-def against_blend(metrics: Mapping[str, float], adapters: list[str]) -> list[Verdict]:
-    """Say which models lose to the linear blend, and whether the VAE alone would."""
-    if "psnr_blend" not in metrics:
-        return []  # the family's renders are not in-betweens
-    blend = metrics["psnr_blend"]
+def against_baselines(metrics: Mapping[str, float], adapters: list[str]) -> list[Verdict]:
+    """Say which models lose to the linear blend and to the best of the baselines, and whether the VAE alone would."""
+    baselines = {name: metrics[f"psnr_{name}"] for name in BASELINES if f"psnr_{name}" in metrics}
     scores = {name: metrics[f"psnr_{name}"] for name in ("base", *adapters)}
-    losers = [name for name, psnr in scores.items() if round(psnr, 2) < round(blend, 2)]
-    if not losers:
-        return []
-    listed = [f"{'The base' if name == 'base' else name} ({scores[name]:.2f} dB)" for name in losers]
-    subject = " and ".join([", ".join(listed[:-1])] * (len(listed) > 1) + listed[-1:])
-    verb = "loses" if len(losers) == 1 else "lose"
-    found = [Verdict("worse", f"{subject} {verb} to the linear blend of the two end frames ({blend:.2f} dB PSNR).")]
+    found = []
+    best = max(baselines, key=lambda name: baselines[name], default="")
+    for name in dict.fromkeys(name for name in ("blend", best) if name in baselines):
+        losers = [model for model, psnr in scores.items() if round(psnr, 2) < round(baselines[name], 2)]
+        if losers:
+            listed = [f"{'The base' if model == 'base' else model} ({scores[model]:.2f} dB)" for model in losers]
+            subject = " and ".join([", ".join(listed[:-1])] * (len(listed) > 1) + listed[-1:])
+            verb = "loses" if len(losers) == 1 else "lose"
+            found.append(Verdict("worse", f"{subject} {verb} to {BASELINES[name]} ({baselines[name]:.2f} dB PSNR)."))
     ceiling = metrics["psnr_truth_vae"]
-    if ceiling < blend:
+    if found and ceiling < baselines[best]:
         text = f"So does the truth itself once through the VAE ({ceiling:.2f} dB): the VAE limits these scores."
         found.append(Verdict("worse", text))
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from framelora.schema.base import Positive, Section
 
@@ -16,11 +16,28 @@ class Render(Section):
     """Steps of the sampler."""
     lora_weights: Annotated[list[float], Field(min_length=1)]
     """Weights of the adapter to render, each multiplied with alpha / rank; the base is always rendered."""
+    rife: bool
+    """Whether to render the interpolation network RIFE beside the other baselines; see docs/metrics.md."""
     video_fps: Positive
     """Frame rate of the preview videos."""
 
 
+def _judged(names: list[str]) -> list[str]:
+    if "psnr" not in names or len(set(names)) < len(names):
+        raise ValueError("name psnr, by which the page judges, and each metric once")
+    return names
+
+
+MetricName = Literal["psnr", "ssim", "ms_ssim", "st_lpips", "vmaf", "temporal_error"]
+
+
 class Score(Section):
+    metrics: Annotated[list[MetricName], AfterValidator(_judged)]
+    """Metrics of each sample; docs/metrics.md says what they measure. The page judges by psnr."""
+    fid_weights: str | None
+    """TorchScript file of the Inception network behind FID; null: the tables say that it needs weights."""
+    fvd_weights: str | None
+    """TorchScript file of the I3D network behind FVD."""
     bootstrap_samples: Positive
     """Resamplings behind each confidence interval."""
     seed: int

@@ -147,6 +147,7 @@ def test_other_windows_encode_new_ends_only(project: Project, before: UpToDate, 
         ({"framer.render.max_guidance_scale": 2.0}, ["render", "report"]),
         ({"render.seed": 1}, ["render", "report"]),
         ({"score.seed": 1}, ["score", "report"]),
+        ({"score.metrics": ["psnr"]}, ["score", "report"]),
         ({"report.title": "Another title"}, ["report"]),
     ],
 )

@@ -110,6 +110,7 @@ def test_only_the_parameters_name_a_family_outside_the_families() -> None:
 def test_code_that_computes_cells_does_not_import_the_parameters_or_the_store() -> None:
     """Else an edit of a parameter's docstring or of the store would compute every cell anew."""
     computing = ["media/decode", "media/lossless", "media/probe", "evaluation/baselines", "adapters/lora"]
+    computing += ["evaluation/rife", "evaluation/measures"]
     parts = ("encode", "loss", "render", "units", "codec")
     computing += [f"families/{family}/{part}" for family in FAMILIES for part in parts]
     computing += ["families/framer/networks/unet", "families/easyanimate/networks/transformer"]
@@ -144,7 +145,10 @@ RERUNS = {
     "framelora/training/loop.py": ["train"],
     "framelora/adapters/lora.py": ["render", "train"],
     "framelora/evaluation/metrics.py": ["score"],
+    "framelora/evaluation/perceptual.py": ["score"],
+    "framelora/evaluation/totals.py": ["score"],
     "framelora/evaluation/baselines.py": ["render"],
+    "framelora/evaluation/rife.py": ["render"],
     "framelora/report/page.py": ["report"],
     "framelora/params.py": STAGES,
     "framelora/cli.py": [],
@@ -165,10 +169,15 @@ RECOMPUTES = {
     "framelora/training/checkpoint.py": ["training.loop"],
     "framelora/adapters/lora.py": ["adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
+    "framelora/evaluation/rife.py": ["evaluation.rife"],
+    "framelora/evaluation/metrics.py": ["evaluation.measures"],
+    "framelora/evaluation/intervals.py": [],
+    "framelora/evaluation/catalogue.py": [],
     "framelora/cells/store.py": [],
     "framelora/files.py": [],
 }
 COMPUTING = ["media.probe", "media.decode", "media.lossless", "training.loop", "adapters.lora", "evaluation.baselines"]
+COMPUTING += ["evaluation.rife", "evaluation.measures"]
 COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "diffusers", "transformers")
 # Kinds of windows that the model can render, and what is rendered beside it without a model.
 KINDS = ("window", "image_pair")
-BASELINES = ("hold_first", "blend")
+BASELINES = ("hold_first", "blend", "flow_warp")
 
 
 def end_unit(shot: str, frame: int) -> str:

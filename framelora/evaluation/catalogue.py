@@ -1,0 +1,59 @@
+"""The metrics by name: what the keys of reports/metrics.json mean, their units, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, as tables and pages show it."""
+
+    name: str
+    label: str
+    unit: str
+    better: Literal["higher", "lower"]
+    digits: int
+    about: str
+    has_mid: bool = True
+    """Whether it is also given for the frame in the middle alone, as NAME_mid."""
+
+    @property
+    def title(self) -> str:
+        """Label and unit."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    def improvement(self, value: Any, base: Any) -> Any:
+        """How much better a value, or a column of them, is than the base's: positive is better in either direction."""
+        return value - base if self.better == "higher" else base - value
+
+
+PER_SAMPLE = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "PSNR", "dB", "higher", 2, "peak signal-to-noise ratio of the middle frames"),
+        Metric("ssim", "SSIM", "", "higher", 3, "structural similarity of the middle frames"),
+        Metric("ms_ssim", "MS-SSIM", "", "higher", 3, "structural similarity of the middle frames over five scales"),
+        Metric("st_lpips", "ST-LPIPS", "", "lower", 4, "distance of the middle frames in the features of a network"),
+        Metric("vmaf", "VMAF", "", "higher", 1, "Netflix's video quality score of the middle frames, 0 to 100"),
+        Metric(
+            "temporal_error",
+            "Temporal error",
+            "levels",
+            "lower",
+            2,
+            "how far the change from frame to frame is from the true change, in 8-bit levels",
+            has_mid=False,
+        ),
+    )
+}
+ENDS = Metric("ends_psnr", "PSNR of the ends", "dB", "higher", 2, "of the first and the last frame", has_mid=False)
+PER_SET = {
+    metric.name: metric
+    for metric in (
+        Metric("fid", "FID", "", "lower", 2, "Frechet distance of Inception features, middle frames", has_mid=False),
+        Metric("fvd", "FVD", "", "lower", 2, "Frechet distance of I3D features, whole windows", has_mid=False),
+    )
+}
+ALL = {**PER_SAMPLE, ENDS.name: ENDS, **PER_SET}
