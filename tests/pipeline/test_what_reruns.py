@@ -41,6 +41,8 @@ def read_tables(project: Project) -> dict[str, pd.DataFrame]:
 def before(make_project: Callable[..., Project]) -> UpToDate:
     project = make_project()
     first = project.repro()
+    project.git("add", "-A")
+    project.git("commit", "-qm", "up to date")
     return UpToDate(project, first, project.outs(), read_tables(project))
 
 
@@ -50,7 +52,7 @@ def project(before: UpToDate) -> Iterator[Project]:
     yield project
     project.git("checkout", "-q", ".")
     project.git("clean", "-qfd", "data/demo")
-    project.repro()
+    project.run("dvc", "checkout", "--force")
     assert project.outs() == before.outs
 
 
@@ -249,7 +251,6 @@ def test_a_flipped_bit_in_a_latent_cell_is_noticed_and_healed(project: Project, 
     assert path.read_bytes() == good
 
 
-@pytest.mark.nightly  # not yet seen to its end
 def test_a_stage_run_by_hand_leaves_the_cache_of_dvc_alone(project: Project, before: UpToDate) -> None:
     project.run("dvc", "config", "cache.type", "hardlink")
     project.run("dvc", "checkout", "--relink")
@@ -261,10 +262,20 @@ def test_a_stage_run_by_hand_leaves_the_cache_of_dvc_alone(project: Project, bef
         project.stage(stage)
     assert project.outs() != before.outs
     assert {path: path.read_bytes() for path in objects} == objects
-    project.git("checkout", "-q", "params.yaml")
+    project.git("checkout", "-q", ".")
     project.run("dvc", "checkout", "--force")
     assert project.outs() == before.outs
-    project.run("dvc", "config", "--unset", "cache.type")
+
+
+def test_an_experiment_in_a_copy_of_the_checkout_shares_its_cells(project: Project) -> None:
+    """`dvc exp run --temp` (and `--queue`) runs in .dvc/tmp/exps: the cells it makes are this checkout's."""
+    project.run("dvc", "exp", "run", "--temp", "--name", "rank-two", "-S", "adapter.rank=2")
+    assert not list((project.root / ".dvc/tmp").rglob("*.cell"))
+    assert "rank-two" in project.run("dvc", "exp", "list").stdout
+    project.set(adapter__rank=2)
+    run = project.repro("--no-run-cache")
+    assert "train" in run.stages
+    assert run.computed_kinds == set()
 
 
 def test_two_clean_runs_give_the_same_bytes(before: UpToDate, make_project: Callable[..., Project]) -> None:
