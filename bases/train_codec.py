@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 import typer
 from diffusers import AutoencoderKLTemporalDecoder
 from layout import BASE, SEED, TRUNK_SCALE, build_vae, parameter_groups, save_part, vae_trunk
+from loop import Minutes, SaveEvery, Schedule, one_thread, train
 from torch import Tensor, nn
 from torch.nn import functional
 from world import build_textures, photograph_folder, sample_clip
@@ -35,14 +34,6 @@ POSTERIOR_LOG_VARIANCE = -8.0
 def to_signal(frames: np.ndarray) -> Tensor:
     """uint8 `[..., H, W, 3]` to float `[..., 3, H, W]` in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
-
-
-def learning_rate(step: int, steps: int, peak: float, warm: int = 50) -> float:
-    """Linear warm-up, then a half cosine to 2 % of the peak."""
-    if step < warm:
-        return peak * (step + 1) / warm
-    share = min(1.0, (step - warm) / max(1, steps - warm))
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def decibels(squared_error: float) -> float:
@@ -166,50 +157,31 @@ def main(
     base: Path = BASE,
     linear_steps: int = 2000,
     steps: Annotated[int, typer.Option(help="of the decoder; the shipped weights took none")] = 0,
-    minutes: Annotated[float, typer.Option(help="stop early, with the schedule scaled to the time, when above 0")] = 0,
+    minutes: Minutes = 0,
     peak: float = 1e-4,
     seed: int = SEED,
-    save_every: int = 100,
+    save_every: SaveEvery = 100,
 ) -> None:
-    """Train for `steps` steps, or for `minutes` when given (then the run is repeatable only by its step count)."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    """Fit the linear codec, write it into the network, then train the decoder for `steps` steps or for `minutes`."""
+    one_thread()
     textures = build_textures(seed, photographs=photograph_folder())
     data = frames_for_fit(textures, 800, seed)
-    vae, average = build_vae(seed), build_vae(seed)
+    vae = build_vae(seed)
     transplant(fit_linear(data, linear_steps, seed), vae, data)
-    average.load_state_dict(vae.state_dict())
-    save_part(average, base / "vae")
+    save_part(vae, base / "vae")
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
-    groups = parameter_groups(vae, vae_trunk, TRUNK_SCALE["vae"] * AMPLITUDE)
-    optimizer = torch.optim.Adam(groups, lr=peak, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(seed)
-    started, recent, step, share = time.monotonic(), [], 0, 0.0
-    while share < 1 and (steps or minutes):
-        for group in optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(
-                int(share * 1000) if minutes else step, 1000 if minutes else steps, peak
-            )
-        error = decoder_error(vae, sample_batch(step, textures, seed), generator)
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-        with torch.no_grad():
-            decay = min(0.98, (1 + step) / (10 + step))
-            for mean, value in zip(average.parameters(), vae.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        recent.append(error.item())
-        step += 1
-        elapsed = time.monotonic() - started
-        share = elapsed / (60 * minutes) if minutes else step / steps
-        if step % 25 == 0:
-            level = decibels(sum(recent) / len(recent))
-            print(f"step {step} psnr {level:.2f} dB {elapsed / step:.3f} s/step", file=sys.stderr, flush=True)
-            recent.clear()
-        if step % save_every == 0 or share >= 1:
-            save_part(average, base / "vae")
-    print(f"codec: {linear_steps} linear steps, {step} decoder steps", flush=True)
+
+    def loss(step: int, progress: float) -> Tensor:
+        return decoder_error(vae, sample_batch(step, textures, seed), generator)
+
+    def save(average: nn.Module) -> None:
+        save_part(average, base / "vae")
+
+    groups = parameter_groups(vae, vae_trunk, TRUNK_SCALE["vae"] * AMPLITUDE)
+    taken = train(vae, groups, loss, save, Schedule(steps, peak, minutes, save_every, decay=0.98))
+    print(f"codec: {linear_steps} linear steps, {taken} decoder steps", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Train tiny-framer's denoiser on clips of the procedural world and write it to `BASE/unet`, in half precision.
 
 The objective is Stable Video Diffusion's: with v = (eps - sigma x0) / sqrt(sigma^2 + 1), the loss is |F - v|^2, the
-time input ln(sigma) / 4. Half of the sigmas follow SVD's law, ln sigma ~ N(0.7, 1.6); for the other half ln sigma is
-uniform over 0..6.55 (up to sigma 700, where sampling starts), since only there must the motion be inferred from the
-two ends.
+time input ln(sigma) / 4. Two sigmas of five follow SVD's law, ln sigma ~ N(0.7, 1.6); the others lie higher, up to 700,
+where sampling starts, since only there must the motion be inferred from the two ends.
 
 Clips are encoded once and each gives four windows of five frames (the whole clip at half rate, three at full rate),
 forwards and backwards. New clips replace the oldest ones all along.
@@ -11,21 +10,20 @@ forwards and backwards. New clips replace the oldest ones all along.
 
 from __future__ import annotations
 
+import copy
 import math
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 import typer
 from diffusers import AutoencoderKLTemporalDecoder
 from layout import BASE, FRAMES, SEED, TRUNK_SCALE, build_unet, parameter_groups, save_part, unet_trunk
-from torch import Tensor
+from loop import Minutes, SaveEvery, Schedule, one_thread, train
+from torch import Tensor, nn
 from torch.nn import functional
-from train_codec import learning_rate, to_signal
+from train_codec import to_signal
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from world import build_textures, photograph_folder, sample_clip
 
@@ -36,6 +34,7 @@ WINDOWS = ((0, 2), (0, 1), (2, 1), (4, 1))  # first frame and stride of each win
 ENDS = tuple(sorted({start + stride * k for start, stride in WINDOWS for k in (0, FRAMES - 1)}))
 FPS, MOTION_BUCKET, NOISE_STRENGTH = 7, 127, 0.02
 DROPOUT = 0.1
+SIGMA_MAX = 700.0
 CROP = (32, 24)  # width and height, in latents, of the windows that the first part of the training sees
 CROP_SHARE = 0.65
 
@@ -145,85 +144,77 @@ def denoise(unet: FramerUNet, noisy: Tensor, sigma: Tensor, batch: Item, keep: T
     ).sample.float()
 
 
-def unet_loss(unet: FramerUNet, batch: Item, generator: torch.Generator) -> Tensor:
-    """Mean of |F - v|^2 over a batch, with sigmas, noise and dropout from `generator`."""
-    x0 = batch["x0"]
-    count = len(x0)
+def sample_sigma(count: int, generator: torch.Generator) -> Tensor:
+    """Noise levels `[count]`: of five, two follow SVD's law, two are uniform in ln sigma over 2..6.55, one is 700."""
+    kind = torch.rand(count, generator=generator)
     usual = 0.7 + 1.6 * torch.randn(count, generator=generator)
-    high = 6.55 * torch.rand(count, generator=generator)
-    log_sigma = torch.where(torch.arange(count) % 2 == 0, usual, high)
-    sigma = log_sigma.exp()
+    high = 2.0 + 4.55 * torch.rand(count, generator=generator)
+    log_sigma = torch.where(kind < 0.4, usual, torch.where(kind < 0.8, high, torch.full((count,), math.log(SIGMA_MAX))))
+    return log_sigma.exp()
+
+
+def emphasis(batch: Item, sigma: Tensor) -> Tensor:
+    """Weights `[B]` of the clips: where noise hides the clip, calm clips count more, as they do in decibels.
+
+    The weight is a function of the condition and sigma alone, so that the best prediction stays the expected value.
+    """
+    change = (batch["last"] - batch["first"]).square().mean(dim=(1, 2, 3))
+    weight = 2.0 / (0.3 + change)
+    return torch.where(sigma > 7.0, weight, torch.ones_like(weight))
+
+
+def unet_loss(unet: FramerUNet, batch: Item, generator: torch.Generator) -> Tensor:
+    """Weighted mean of |F - v|^2 over a batch, with sigmas, noise and dropout from `generator`."""
+    x0 = batch["x0"]
+    sigma = sample_sigma(len(x0), generator)
     noise = torch.randn(x0.shape, generator=generator)
     wide = sigma[:, None, None, None, None]
     target = (noise - wide * x0) / (wide.square() + 1).sqrt()
-    keep = (torch.rand(count, generator=generator) >= DROPOUT).float()
-    return (denoise(unet, x0 + wide * noise, sigma, batch, keep) - target).square().mean()
+    keep = (torch.rand(len(x0), generator=generator) >= DROPOUT).float()
+    error = (denoise(unet, x0 + wide * noise, sigma, batch, keep) - target).square().mean(dim=(1, 2, 3, 4))
+    return (torch.where(keep > 0, emphasis(batch, sigma), 1.0) * error).mean()
 
 
 def main(
     base: Path = BASE,
     steps: int = 6000,
-    minutes: Annotated[float, typer.Option(help="stop early, with the schedule scaled to the time, when above 0")] = 0,
+    minutes: Minutes = 0,
     batch_size: int = 4,
     peak: float = 1e-3,
-    pool_size: int = 400,
-    refresh: Annotated[int, typer.Option(help="steps between new clips")] = 4,
+    pool_size: int = 600,
+    refresh: Annotated[int, typer.Option(help="steps between new clips")] = 3,
     seed: int = SEED,
     bf16: Annotated[bool, typer.Option(help="autocast the forward pass to bfloat16")] = True,
-    resume: Annotated[bool, typer.Option(help="start from the weights in BASE/unet")] = False,
-    save_every: int = 250,
+    resume: Annotated[int, typer.Option(help="above 0: go on from BASE/unet, with the clips of this run")] = 0,
+    save_every: SaveEvery = 100,
 ) -> None:
     """Train for `steps` steps, or for `minutes` when given (then the run is repeatable only by its step count)."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    one_thread()
     textures = build_textures(seed, photographs=photograph_folder())
     encoders = Encoders(base)
     unet = FramerUNet.from_pretrained(base / "unet", torch_dtype=torch.float32) if resume else build_unet(seed)
     unet.train()
-    average = build_unet(seed)
-    average.load_state_dict(unet.state_dict())
-    groups = parameter_groups(unet, unet_trunk, TRUNK_SCALE["unet"])
-    optimizer = torch.optim.Adam(groups, lr=peak, betas=(0.9, 0.99))
-    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed + 2)
-    started, recent, step, share, drawn = time.monotonic(), [], 0, 0.0, 0
-    pool: list[Item] = []
-    while share < 1:
-        if step % refresh == 0 or not pool:
-            for _ in range(24 if not pool else 1):
-                pool.append(draw_clip(drawn, textures, encoders, seed + 7 * resume))
-                drawn += 1
-            pool = pool[-pool_size:]
-        for group in optimizer.param_groups:
-            rate = learning_rate(int(share * steps) if minutes else step, steps, peak)
-            group["lr"] = rate * group["share"]
-        batch = cut_batch(pool, batch_size, rng, crop=share < CROP_SHARE)
+    stream = seed + 7 * resume
+    generator, rng = torch.Generator().manual_seed(stream), np.random.default_rng(stream + 2)
+    pool = [draw_clip(index, textures, encoders, stream) for index in range(24)]
+    drawn = len(pool)
+
+    def loss(step: int, progress: float) -> Tensor:
+        nonlocal drawn
+        if step % refresh == 0:
+            pool.append(draw_clip(drawn, textures, encoders, stream))
+            del pool[:-pool_size]
+            drawn += 1
+        batch = cut_batch(pool, batch_size, rng, crop=progress < CROP_SHARE)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = unet_loss(unet, batch, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            decay = min(0.995, (1 + step) / (10 + step))
-            for mean, value in zip(average.parameters(), unet.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        recent.append(loss.item())
-        step += 1
-        elapsed = time.monotonic() - started
-        share = elapsed / (60 * minutes) if minutes else step / steps
-        if step % 50 == 0:
-            print(
-                f"step {step} loss {sum(recent) / len(recent):.4f} {elapsed / step:.3f} s/step",
-                file=sys.stderr,
-                flush=True,
-            )
-            recent.clear()
-        if step % save_every == 0 or share >= 1:
-            if not all(math.isfinite(float(value.sum())) for value in average.parameters()):
-                raise RuntimeError(f"weights are not finite at step {step}; the last good ones stay in {base}")
-            snapshot = build_unet(seed)
-            snapshot.load_state_dict(average.state_dict())
-            save_part(snapshot.half(), base / "unet")
-    print(f"denoiser: {step} steps, {drawn} clips", flush=True)
+            return unet_loss(unet, batch, generator)
+
+    def save(average: nn.Module) -> None:
+        save_part(copy.deepcopy(average).half(), base / "unet")
+
+    groups = parameter_groups(unet, unet_trunk, TRUNK_SCALE["unet"])
+    taken = train(unet, groups, loss, save, Schedule(steps, peak, minutes, save_every, decay=0.997, clip=1.0))
+    print(f"denoiser: {taken} steps, {drawn} clips", flush=True)
 
 
 if __name__ == "__main__":
