@@ -33,7 +33,7 @@ VAE: dict[str, Any] = {
     "latent_channels": 4,
     "layers_per_block": 1,
     "norm_num_groups": 2,
-    "spatial_group_norm": False,
+    "spatial_group_norm": True,
 }
 
 

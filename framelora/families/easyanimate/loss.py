@@ -5,9 +5,11 @@ x_t = (1 - sigma) x + sigma eps, and the transformer predicts eps - x. Sigmas ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,6 +118,17 @@ def draw(seed: int, shape: torch.Size, bank: list[tuple[str, str]], params: Easy
     )
 
 
+def noise_level(quantile: float, params: EasyAnimate) -> float:
+    """A quantile of the noise level's law in training: 1 is noise alone, 0 the clip (sigma before the base's shift)."""
+    objective = params.objective
+    q = min(max(quantile, 1e-6), 1 - 1e-6)
+    if objective.weighting_scheme == "logit_normal":
+        return 1.0 - 1.0 / (1.0 + math.exp(-NormalDist(objective.logit_mean, objective.logit_std).inv_cdf(1.0 - q)))
+    if objective.weighting_scheme == "mode":  # the place falls as the uniform it is made of rises
+        return q + objective.mode_scale * (math.cos(math.pi * q / 2) ** 2 - 1.0 + q)
+    return q
+
+
 def pick(share: float, weights: dict[str, float]) -> str:
     """The name in whose part of the cumulated weights a share in [0, 1) of their sum falls."""
     reached = 0.0
@@ -127,7 +140,12 @@ def pick(share: float, weights: dict[str, float]) -> str:
 
 
 def loss(
-    transformer: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: EasyAnimate
+    transformer: torch.nn.Module,
+    batch: dict[str, Tensor],
+    seeds: Sequence[int],
+    base: Path,
+    params: EasyAnimate,
+    levels: Sequence[float] | None = None,
 ) -> Tensor:
     """The loss of each item of a batch.
 
@@ -137,6 +155,7 @@ def loss(
         seeds: B seeds; all draws of an item are functions of its own seed.
         base: folder of the base model (scaling factor, scheduler).
         params: the family's parameters.
+        levels: for validation, B quantiles of the noise level in training; no caption is dropped then.
 
     Returns:
         `[B]`, on the device of the batch.
@@ -150,11 +169,14 @@ def loss(
         torch.stack([getattr(item, name) for item in draws]).to(device) for name in ("posterior_noise", "noise")
     )
     steps = len(scheduler.timesteps)
-    places = torch.stack([(item.timestep * steps).long().clamp(0, steps - 1) for item in draws])
+    starts = torch.stack([item.timestep for item in draws])
+    if levels is not None:
+        starts = torch.tensor([1.0 - noise_level(level, params) for level in levels])
+    places = (starts * steps).long().clamp(0, steps - 1)
     sigmas = scheduler.sigmas[places].to(device).view(-1, 1, 1, 1, 1)
 
     x = (batch["mean"] + batch["std"] * posterior_noise) * spec.scaling_factor
-    dropped = torch.tensor([item.drop_caption for item in draws], device=device).view(-1, 1, 1)
+    dropped = torch.tensor([item.drop_caption and levels is None for item in draws], device=device).view(-1, 1, 1)
     conditioning = {}
     if spec.inpaint:
         keep = torch.tensor([not item.zero_masked for item in draws], device=device).view(-1, 1, 1, 1, 1)

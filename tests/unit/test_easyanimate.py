@@ -1,0 +1,428 @@
+"""EasyAnimate: its objective and sampler against independent computations, its cells, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY
+from diffusers import EasyAnimateInpaintPipeline, EasyAnimatePipeline
+from easyanimate_base import make_base
+from numpy.typing import NDArray
+from torch import Tensor
+
+from framelora.families.base import EncodeUnit, Purpose, Window
+from framelora.families.easyanimate import encode, loss, render, units
+from framelora.families.easyanimate.codec import TextEncoder, load_scheduler
+from framelora.params import load_params
+from framelora.schema.easyanimate import EasyAnimate
+
+WINDOW = Window("p", "c", "window", "s", 2, "s", 10, 9, 48, 32)
+CAPTIONS = {"c": "a bird sits"}
+CPU = torch.device("cpu")
+Cells = dict[tuple[str, str], dict[str, Tensor]]
+
+
+def with_params(changes: dict[str, Any]) -> EasyAnimate:
+    """The shipped section with leaves changed, `section.name` each."""
+    document = load_params(REPOSITORY / "params.yaml").model_dump()["easyanimate"]
+    for key, value in changes.items():
+        section, name = key.split(".")
+        document[section][name] = value
+    return EasyAnimate.model_validate(document)
+
+
+def only(*modes: str) -> dict[str, float]:
+    names = load_params(REPOSITORY / "params.yaml").model_dump()["easyanimate"]["conditioning"]["mask_modes"]
+    return {name: float(name in modes) for name in names}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("t2v"))
+
+
+@pytest.fixture(scope="module")
+def inpaint_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("inp"), in_channels=9, add_noise_in_inpaint_model=False)
+
+
+@pytest.fixture(scope="module")
+def frames() -> NDArray[np.uint8]:
+    """A shot of 20 smooth frames."""
+    small = torch.rand((1, 3, 5, 4, 6), generator=torch.Generator().manual_seed(3))
+    smooth = torch.nn.functional.interpolate(small, (20, 32, 48), mode="trilinear")[0]
+    return (smooth * 255).to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+def plan(base: Path, params: EasyAnimate, *purposes: Purpose) -> list[EncodeUnit]:
+    return units.plan_units(pd.DataFrame(), {purpose: [WINDOW] for purpose in purposes}, CAPTIONS, base, params)
+
+
+def fill(base: Path, params: EasyAnimate, frames: NDArray[np.uint8], *purposes: Purpose) -> Cells:
+    """Every cell that the window needs, computed as the stage does."""
+    encoder = encode.Encoder(base, params, CPU)
+    return {
+        (unit.kind, unit.unit): encoder.encode(unit, frames[list(unit.frames or ())] if unit.shot else None)
+        for unit in plan(base, params, *purposes)
+    }
+
+
+def reader(cells: Cells) -> Callable[[str, str], dict[str, Tensor]]:
+    return lambda kind, unit: cells[kind, unit]
+
+
+def batch_of(base: Path, params: EasyAnimate, frames: NDArray[np.uint8], size: int = 2) -> dict[str, Tensor]:
+    item = loss.read_window(WINDOW, reader(fill(base, params, frames, "train")), base, params)
+    return {name: torch.stack([tensor] * size) for name, tensor in item.items()}
+
+
+class TestObjective:
+    def test_it_is_flow_matching_towards_noise_minus_latents(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        """x_t = (1 - sigma) x + sigma eps and the target is eps - x, with sigma = s u / (1 + (s - 1) u), s = 3."""
+        params = with_params({"objective.caption_dropout_prob": 0.0})
+        batch = batch_of(base, params, frames)
+        transformer = loss.load_denoiser(base, torch.float32)
+        found = loss.loss(transformer, batch, [5, 6], base, params)
+        for place, seed in enumerate((5, 6)):
+            drawn = loss.draw(seed, batch["mean"].shape[1:], [], params)
+            linear = torch.linspace(1000, 1, 1000)[int(drawn.timestep * 1000)] / 1000
+            sigma = 3 * linear / (1 + 2 * linear)
+            x = 0.7125 * (batch["mean"][place] + batch["std"][place] * drawn.posterior_noise)
+            noisy = (1 - sigma) * x + sigma * drawn.noise
+            out = transformer(
+                noisy[None], (1000 * sigma)[None], encoder_hidden_states=batch["text"][place][None]
+            ).sample
+            expected = (out[0] - (drawn.noise - x)).square().mean()
+            assert found[place].item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_an_item_draws_by_its_own_seed(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        params = with_params({})
+        batch = batch_of(base, params, frames, 3)
+        transformer = loss.load_denoiser(base, torch.float32)
+        together = loss.loss(transformer, batch, [1, 2, 3], base, params)
+        alone = [
+            loss.loss(transformer, {k: v[:1] for k, v in batch.items()}, [seed], base, params) for seed in (1, 2, 3)
+        ]
+        assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
+        assert len(set(together.tolist())) == 3
+
+    @pytest.mark.parametrize(
+        ("scheme", "mean", "std"), [("none", 0.5, 0.289), ("logit_normal", 0.5, 0.208), ("mode", 0.5, 0.379)]
+    )
+    def test_timesteps_follow_the_scheme(self, scheme: str, mean: float, std: float) -> None:
+        params = with_params({"objective.weighting_scheme": scheme})
+        drawn = torch.stack([loss.draw(seed, torch.Size((1, 1, 1, 1)), [], params).timestep for seed in range(3000)])
+        assert drawn.mean().item() == pytest.approx(mean, abs=0.02)
+        if scheme != "mode":
+            assert drawn.std().item() == pytest.approx(std, abs=0.01)
+        else:  # s = 1.29 pushes mass towards the middle of the schedule or its ends: not uniform
+            assert abs(drawn.std().item() - 0.289) > 0.02
+
+    @pytest.mark.parametrize("scheme", ["none", "logit_normal", "mode"])
+    def test_noise_levels_are_quantiles_of_the_drawn_ones(self, scheme: str) -> None:
+        params = with_params({"objective.weighting_scheme": scheme, "objective.logit_mean": 0.7})
+        places = [loss.draw(seed, torch.Size((1, 1, 1, 1)), [], params).timestep.item() for seed in range(4000)]
+        for quantile in (0.1, 0.5, 0.8):
+            expected = np.quantile(1 - np.array(places), quantile)
+            assert loss.noise_level(quantile, params) == pytest.approx(expected, abs=0.025)
+
+    def test_validation_levels_fix_the_noise_and_keep_the_caption(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        params = with_params({"objective.caption_dropout_prob": 1.0})
+        batch = batch_of(base, params, frames, 1)
+        seen: dict[str, Any] = {}
+
+        class Recorder(torch.nn.Module):
+            def forward(self, noisy: Tensor, timestep: Tensor, **inputs: Tensor) -> Any:
+                seen.update(inputs, timestep=timestep)
+                return type("Output", (), {"sample": noisy})
+
+        loss.loss(Recorder(), batch, [1], base, params, levels=[0.25])
+        sigma = 3 * 0.25 / (1 + 2 * 0.25)
+        assert seen["timestep"].item() == pytest.approx(1000 * sigma, abs=1.5)
+        assert torch.equal(seen["encoder_hidden_states"], batch["text"])
+
+    def test_cosmap_weighs_by_sigma(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        plain, weighted = (with_params({"objective.weighting_scheme": name}) for name in ("none", "cosmap"))
+        batch = batch_of(base, plain, frames, 1)
+        transformer = loss.load_denoiser(base, torch.float32)
+        drawn = loss.draw(4, batch["mean"].shape[1:], [], plain)
+        sigma = load_scheduler(base).sigmas[int(drawn.timestep * 1000)].item()
+        ratio = loss.loss(transformer, batch, [4], base, weighted) / loss.loss(transformer, batch, [4], base, plain)
+        assert ratio.item() == pytest.approx(2 / (np.pi * (1 - 2 * sigma + 2 * sigma**2)), rel=1e-4)
+
+    def test_differences_above_the_limit_count_as_zero(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        params = with_params({"objective.largest_difference": 1e-9})
+        batch = batch_of(base, params, frames, 1)
+        assert loss.loss(loss.load_denoiser(base, torch.float32), batch, [1], base, params).item() == 0
+
+    def test_noise_is_shared_along_frames(self) -> None:
+        shape = torch.Size((2, 3, 4, 4))
+        own = loss.draw(1, shape, [], with_params({})).noise
+        shared = loss.draw(1, shape, [], with_params({"objective.noise_share_in_frames_ratio": 0.5})).noise
+        assert torch.equal(shared[:, 0], own[:, 0])
+        assert torch.allclose(shared[:, 2], 0.25 * own[:, 0] + 0.25 * own[:, 1] + 0.5 * own[:, 2])
+
+    def test_the_motion_loss_sees_differences_of_frames_only(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        """An error that is the same in every frame costs the plain loss, not the motion loss."""
+        params = with_params({"objective.motion_sub_loss_ratio": 0.25, "objective.caption_dropout_prob": 0.0})
+        plain = with_params({"objective.caption_dropout_prob": 0.0})
+        batch = batch_of(base, params, frames, 1)
+
+        class Shifted(torch.nn.Module):
+            def forward(self, noisy: Tensor, timestep: Tensor, **_: object) -> Any:
+                drawn = loss.draw(9, noisy.shape[1:], [], params)
+                x = 0.7125 * (batch["mean"] + batch["std"] * drawn.posterior_noise)
+                return type("Output", (), {"sample": drawn.noise - x + 2.0})
+
+        assert loss.loss(Shifted(), batch, [9], base, plain).item() == pytest.approx(4.0, rel=1e-4)
+        assert loss.loss(Shifted(), batch, [9], base, params).item() == pytest.approx(3.0, rel=1e-4)
+
+    def test_captions_are_dropped_at_the_given_rate(self) -> None:
+        params = with_params({"objective.caption_dropout_prob": 0.1})
+        drops = [loss.draw(seed, torch.Size((1, 1, 1, 1)), [], params).drop_caption for seed in range(4000)]
+        assert sum(drops) / 4000 == pytest.approx(0.1, abs=0.015)
+
+    def test_a_dropped_caption_is_the_cached_empty_one(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        params = with_params({"objective.caption_dropout_prob": 1.0})
+        batch = batch_of(base, params, frames, 1)
+        kept = with_params({"objective.caption_dropout_prob": 0.0})
+        assert not torch.equal(batch["text"], batch["empty"])
+        transformer = loss.load_denoiser(base, torch.float32)
+        dropped = loss.loss(transformer, batch, [1], base, params)
+        assert dropped.item() == loss.loss(transformer, batch | {"text": batch["empty"]}, [1], base, kept).item()
+        assert dropped.item() != loss.loss(transformer, batch, [1], base, kept).item()
+
+
+class TestClips:
+    def test_a_static_clip_is_one_encoded_frame_and_equals_the_whole_clip_encoded(
+        self, base: Path, frames: NDArray[np.uint8]
+    ) -> None:
+        params = with_params({"conditioning.static_clips": "middle_frame"})
+        (unit,) = [unit for unit in plan(base, params, "train") if unit.kind == "latents"]
+        assert unit.frames == (6,)  # the middle of frames 2 to 10
+        item = loss.read_window(WINDOW, reader(fill(base, params, frames, "train")), base, params)
+        held = np.repeat(frames[6:7], 9, axis=0)
+        whole = encode.Encoder(base, params, CPU).encode(EncodeUnit("latents", "u", "s"), held)
+        assert item["mean"].shape == whole["mean"].shape == (4, 3, 4, 6)
+        assert torch.equal(item["mean"], whole["mean"])
+        assert torch.equal(item["std"], whole["std"])
+
+    def test_renders_are_compared_with_the_moving_clip_whatever_is_trained(self, base: Path) -> None:
+        params = with_params({"conditioning.static_clips": "middle_frame"})
+        assert units.units_of(WINDOW, "render", base, params)[0] == ("latents", "s@00002+9")
+        assert units.units_of(WINDOW, "train", base, params)[0] == ("latents", "s@00006+1")
+
+    def test_text_is_one_cell_a_caption_and_the_empty_one_is_always_there(self, base: Path) -> None:
+        params = with_params({"encode.negative_prompt": "still"})
+        texts = {unit.unit: unit.text for unit in plan(base, params, "train") if unit.kind == "text"}
+        assert texts == {"": "", "negative": "still", "c": "a bird sits"}
+        assert ("text", "") in units.units_of(WINDOW, "train", base, params)
+
+    def test_vae_latents_depend_on_the_frames_before(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        """Why a clip is encoded as a whole: the same frames inside another clip have other latents."""
+        encoder = encode.Encoder(base, with_params({}), CPU)
+        early = encoder.encode(EncodeUnit("latents", "u", "s"), frames[0:9])["mean"]
+        late = encoder.encode(EncodeUnit("latents", "u", "s"), frames[4:13])["mean"]
+        assert not torch.allclose(early[:, 2], late[:, 1], atol=1e-3)
+
+
+class TestText:
+    @pytest.mark.parametrize("kind", ["bert", "qwen2_vl"])
+    def test_embeddings_are_those_of_the_pipeline(self, kind: str, tmp_path: Path) -> None:
+        base = make_base(tmp_path, encoder=kind)
+        encoder = TextEncoder(base, 24, CPU)
+        found = encoder.embed("a bird sits")
+        assert found.shape == (24, 16)
+        if kind == "qwen2_vl":
+            pipe = EasyAnimatePipeline(None, encoder.model, encoder.tokenizer, None, None)
+            expected = pipe.encode_prompt("a bird sits", do_classifier_free_guidance=False, max_sequence_length=24)[0]
+            assert torch.equal(found, expected[0])
+        else:
+            words = encoder.tokenizer("a bird sits", return_tensors="pt")
+            expected = encoder.model(**words).last_hidden_state[0]
+            assert torch.allclose(found[: len(expected)], expected, atol=1e-5)
+
+    def test_a_caption_that_is_too_long_is_an_error(self, base: Path) -> None:
+        with pytest.raises(ValueError, match=r"the text has 9 tokens, and the encoder takes 8: shorten it"):
+            TextEncoder(base, 8, CPU).embed("a bird sits on the tree still")
+
+
+class TestSampler:
+    @pytest.mark.parametrize("guidance", [1.0, 4.0])
+    def test_it_is_that_of_the_diffusers_pipeline(self, base: Path, frames: NDArray[np.uint8], guidance: float) -> None:
+        params = with_params({"render.guidance_scale": guidance, "encode.negative_prompt": "cloud"})
+        cells = fill(base, params, frames, "render")
+        renderer = render.Renderer(base, params, CPU)
+        transformer = renderer.load_denoiser()
+        found = renderer.sample(transformer, WINDOW, reader(cells), num_inference_steps=3, seed=7)
+        pipe = EasyAnimatePipeline(renderer.vae, None, None, transformer, load_scheduler(base))
+        pipe.set_progress_bar_config(disable=True)
+        expected = pipe(
+            **self.embeds(cells),
+            num_frames=9,
+            height=32,
+            width=48,
+            num_inference_steps=3,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(7),
+            output_type="np",
+        ).frames[0]
+        assert np.abs(found - expected * 255).max() <= 0.51  # ours is rounded to 8 bits
+
+    @pytest.mark.parametrize(("condition", "kept"), [("first_frame", [0]), ("both_ends", [0, 8])])
+    def test_an_inpaint_base_gets_what_the_inpaint_pipeline_gives_it(
+        self, inpaint_base: Path, frames: NDArray[np.uint8], condition: str, kept: list[int]
+    ) -> None:
+        params = with_params({"render.condition": condition, "render.guidance_scale": 1.0})
+        cells = fill(inpaint_base, params, frames, "render")
+        renderer = render.Renderer(inpaint_base, params, CPU)
+        transformer = renderer.load_denoiser()
+        found = renderer.sample(transformer, WINDOW, reader(cells), num_inference_steps=2, seed=1)
+        renderer.vae.register_to_config(cache_mag_vae=True)  # the pipeline reads it, the class has none
+        pipe = EasyAnimateInpaintPipeline(renderer.vae, None, None, transformer, load_scheduler(inpaint_base))
+        pipe.set_progress_bar_config(disable=True)
+        mask = torch.full((1, 1, 9, 32, 48), 255.0)
+        mask[:, :, kept] = 0
+        expected = pipe(
+            **self.embeds(cells),
+            video=torch.from_numpy(frames[2:11]).permute(3, 0, 1, 2)[None] / 255.0,
+            mask_video=mask,
+            num_frames=9,
+            height=32,
+            width=48,
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            noise_aug_strength=0.0,
+            generator=torch.Generator().manual_seed(1),
+            output_type="np",
+        ).frames[0]
+        assert np.abs(found - expected * 255).max() <= 0.51
+
+    @staticmethod
+    def embeds(cells: Cells) -> dict[str, Tensor]:
+        return {
+            "prompt_embeds": cells["text", "c"]["embeds"][None],
+            "prompt_attention_mask": torch.ones(1, 64),
+            "negative_prompt_embeds": cells["text", "negative"]["embeds"][None],
+            "negative_prompt_attention_mask": torch.ones(1, 64),
+        }
+
+
+class TestMasks:
+    def test_each_mode_costs_the_cells_it_says(self, inpaint_base: Path) -> None:
+        params = with_params(
+            {
+                "conditioning.mask_modes": only("all", "first_frames", "both_ends", "pixels"),
+                "conditioning.first_frames": [1, 2, 20],
+                "conditioning.pixel_draws": 4,
+            }
+        )
+        masked = [unit for unit in plan(inpaint_base, params, "train") if unit.kind == "masked"]
+        assert len(masked) == 1 + 2 + 1 + 4  # k = 20 is longer than the clip
+        assert [unit.unit for unit in masked if not unit.shot] == ["all-9x32x48"]
+
+    def test_a_text_to_video_base_needs_none(self, base: Path) -> None:
+        assert {unit.kind for unit in plan(base, with_params({}), "train", "render")} == {"text", "latents"}
+
+    def test_kept_frames_are_told_by_the_mask_channel(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
+        params = with_params({"conditioning.mask_modes": only("first_frames", "both_ends", "all")})
+        cells = fill(inpaint_base, params, frames, "train")
+        channel = {
+            unit: tensors["masked"][0].mean(dim=(1, 2)) for (kind, unit), tensors in cells.items() if kind == "masked"
+        }
+        assert channel["all-9x32x48"].tolist() == [0, 0, 0]
+        assert channel["s@00002+9|9|first_frames/1"].tolist() == [1, 0, 0]
+        # Of every four frames the grid of latents reads between the second and the third: an end frame alone is told by
+        # its latents only, in EasyAnimate's own pipeline too.
+        assert channel["s@00002+9|9|both_ends/1"].tolist() == [1, 0, 0]
+        ends, first = (cells["masked", f"s@00002+9|9|{mode}/1"]["masked"][1:] for mode in ("both_ends", "first_frames"))
+        assert torch.equal(ends[:, :2], first[:, :2])
+        assert not torch.allclose(ends[:, 2], first[:, 2], atol=1e-2)
+
+    @pytest.mark.parametrize("mode", ["block", "block_in_time", "pixels", "blocks", "ellipse", "circle", "frames"])
+    def test_drawn_masks_hide_something_and_keep_something(self, mode: str) -> None:
+        drawn = [encode.draw_mask(mode, 0, (9, 32, 48), np.random.default_rng(seed)) for seed in range(40)]
+        shares = np.array([mask.mean() for mask in drawn])
+        assert 0.05 < shares.mean() < 0.8
+        assert len({mask.tobytes() for mask in drawn}) > 30
+        if mode not in ("block_in_time", "frames"):
+            assert all((mask == mask[0]).all() for mask in drawn)
+
+    def test_modes_are_drawn_by_weight_and_members_evenly(self, inpaint_base: Path) -> None:
+        modes = only("all", "first_frames", "pixels") | {"all": 2.0}
+        params = with_params({"conditioning.mask_modes": modes, "conditioning.pixel_draws": 2})
+        bank = units.mask_bank(params.conditioning, 9)
+        drawn = [loss.draw(seed, torch.Size((1, 1, 1, 1)), bank, params) for seed in range(4000)]
+        shares = {detail: sum(item.masked == n for item in drawn) / 4000 for n, (_, detail) in enumerate(bank)}
+        assert shares == pytest.approx(
+            {"all": 0.5, "first_frames/1": 0.25, "pixels/0": 0.125, "pixels/1": 0.125}, abs=0.025
+        )
+        zeroed = sum(item.zero_masked for item in drawn) / sum(bank[item.masked][0] == "all" for item in drawn)
+        assert zeroed == pytest.approx(0.9, abs=0.02)
+        assert not any(item.zero_masked for item in drawn if bank[item.masked][0] != "all")
+
+    def test_the_loss_conditions_on_the_drawn_cell(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
+        params = with_params({"conditioning.mask_modes": only("first_frames"), "objective.caption_dropout_prob": 0.0})
+        batch = batch_of(inpaint_base, params, frames, 1)
+        seen = {}
+
+        class Recorder(torch.nn.Module):
+            def forward(self, noisy: Tensor, timestep: Tensor, **inputs: Tensor) -> Any:
+                seen.update(inputs)
+                return type("Output", (), {"sample": noisy})
+
+        loss.loss(Recorder(), batch, [1], inpaint_base, params)
+        assert torch.equal(seen["inpaint_latents"], batch["masked"][:, 0] * 0.7125)  # the mask is scaled too
+
+    def test_noise_spares_what_is_masked_and_follows_the_law(self) -> None:
+        clip = torch.zeros(1, 3, 5, 16, 16)
+        clip[:, :, 2:] = -1
+        noisy = [encode.add_noise(clip, seed, None) for seed in range(300)]
+        assert all(torch.equal(one[:, :, 2:], clip[:, :, 2:]) for one in noisy)
+        logs = torch.stack([one[:, :, :2].std().log() for one in noisy])
+        assert logs.mean().item() == pytest.approx(-3.0, abs=0.1)
+        assert logs.std().item() == pytest.approx(0.5, abs=0.07)
+
+
+class TestRefusals:
+    def test_frames_and_sizes_that_do_not_fit_are_named(self, base: Path) -> None:
+        assert units.check_window(WINDOW, base) is None
+        fault = units.check_window(Window(**(vars(WINDOW) | {"num_frames": 7})), base)
+        assert fault == "pair.num_frames 7 is not a multiple of 4 plus 1: set it to 5 or 9"
+        fault = units.check_window(Window(**(vars(WINDOW) | {"width": 40})), base)
+        assert fault == "frames of 40x32 don't fit: both sides must be multiples of 16; correct extract.buckets"
+
+    @pytest.mark.parametrize(
+        ("changes", "part"),
+        [
+            ({"text_embed_dim_t5": 32}, "EasyAnimate V5 has two text encoders"),
+            ({"mmdit_layers": 1}, "mmdit_layers 1 is below num_layers 2"),
+            ({"in_channels": 8}, "the transformer takes 8 channels"),
+            ({"in_channels": 9, "resize_inpaint_mask_directly": False}, "passes its mask through the VAE"),
+        ],
+    )
+    def test_models_that_would_come_out_wrong_are_refused_by_name(
+        self, base: Path, tmp_path: Path, changes: dict[str, Any], part: str
+    ) -> None:
+        for name in ("vae", "transformer"):
+            (tmp_path / name).mkdir()
+            config = json.loads((base / name / "config.json").read_text())
+            config |= changes if name == "transformer" else {}
+            (tmp_path / name / "config.json").write_text(json.dumps(config))
+        fault = units.check_window(WINDOW, tmp_path)
+        assert fault is not None
+        assert part in fault
+        with pytest.raises(units.Unsupported):
+            loss.load_denoiser(tmp_path, torch.float32)
+
+    def test_a_folder_of_another_family_is_named(self, tmp_path: Path) -> None:
+        fault = units.check_window(WINDOW, tmp_path)
+        assert fault is not None
+        assert "is no EasyAnimate base" in fault
