@@ -13,7 +13,7 @@ from rich.table import Table
 from framelora.base_model import LOCK, fingerprint, verify, write_lock
 from framelora.cells import upkeep
 from framelora.cells.store import open_store
-from framelora.commands import metrics
+from framelora.commands import adapters, metrics
 from framelora.console import UserError, command, relative, say
 from framelora.dataset.sources import group, walk
 from framelora.params import load_params
@@ -21,6 +21,7 @@ from framelora.params import load_params
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 cells = typer.Typer(invoke_without_command=True, help="The store of computed cells.")
 app.add_typer(cells, name="cells")
+app.add_typer(adapters.app)
 
 
 def readable(num_bytes: int) -> str:

@@ -23,7 +23,11 @@ def linear_layers(transformer: nn.Module) -> list[str]:
 
 
 def dead_layers(names: list[str]) -> list[str]:
-    """Those of the layers that can't learn: what the last block makes of the text is read by nothing."""
+    """Those of the layers that can't learn: what the last block makes of the text is read by nothing.
+
+    Its queries, output and feed-forward of the text; keys and values of the text still reach the video.
+    """
     blocks = [int(name.split(".")[1]) for name in names if name.startswith("transformer_blocks.")]
     last = f"transformer_blocks.{max(blocks, default=0)}."
-    return [name for name in names if name.startswith(last) and ("to_add_out" in name or ".txt_ff." in name)]
+    idle = ("attn1.add_q_proj", "attn1.to_add_out", "txt_ff.net.0.proj", "txt_ff.net.2")
+    return [name for name in names if name.startswith(last) and name.removeprefix(last) in idle]

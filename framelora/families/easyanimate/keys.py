@@ -1,0 +1,46 @@
+"""How EasyAnimate's layers are called in adapter files, and their shapes, without loading a weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import EasyAnimateTransformer3DModel
+from torch import nn
+
+from framelora.families.easyanimate.networks.transformer import dead_layers
+from framelora.families.easyanimate.units import read_spec
+
+NETWORK = "transformer"
+KOHYA_PREFIX = "lora_unet__"  # the original's root module has no name, hence two underscores
+
+# The original class has a second attention for the text where diffusers' has more projections in the first.
+ORIGINAL = {
+    "attn1.add_q_proj": "attn2.to_q",
+    "attn1.add_k_proj": "attn2.to_k",
+    "attn1.add_v_proj": "attn2.to_v",
+    "attn1.to_add_out": "attn2.to_out.0",
+}
+
+
+def original_name(layer: str) -> str:
+    """A Linear layer's name in the class of aigc-apps/EasyAnimate, from its name in diffusers' class."""
+    for ours, theirs in ORIGINAL.items():
+        if layer.endswith(f".{ours}"):
+            return layer.removesuffix(ours) + theirs
+    return layer
+
+
+def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
+    """(out, in) of every Linear layer of a base's denoiser, from its configuration."""
+    read_spec(base)
+    config = EasyAnimateTransformer3DModel.load_config(base / "transformer", local_files_only=True)
+    with torch.device("meta"):
+        transformer = EasyAnimateTransformer3DModel.from_config(config)
+    layers = transformer.named_modules()
+    return {name: (part.out_features, part.in_features) for name, part in layers if isinstance(part, nn.Linear)}
+
+
+def idle_layers(layers: list[str]) -> list[str]:
+    """Those of a denoiser's layers that can't learn: an adapter's pair on them stays zero."""
+    return dead_layers(layers)
