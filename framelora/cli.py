@@ -14,6 +14,7 @@ from framelora.base_model import LOCK, fingerprint, verify, write_lock
 from framelora.cells import upkeep
 from framelora.cells.store import open_store
 from framelora.commands import adapters, metrics
+from framelora.commands.interpolate_cli import interpolate_command
 from framelora.console import UserError, command, relative, say
 from framelora.dataset.sources import group, walk
 from framelora.params import load_params
@@ -22,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 cells = typer.Typer(invoke_without_command=True, help="The store of computed cells.")
 app.add_typer(cells, name="cells")
 app.add_typer(adapters.app)
+app.command("interpolate")(interpolate_command)
 
 
 def readable(num_bytes: int) -> str:

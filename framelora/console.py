@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import typer
 from tqdm import tqdm
 
 Item = TypeVar("Item")
@@ -41,6 +40,7 @@ def relative(path: Path) -> str:
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a typer command `--debug`, and turn `UserError` into one line on stderr and exit code 1."""
+    import typer  # here, since the library, which raises UserError, does without it
 
     @functools.wraps(function)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:

@@ -32,6 +32,8 @@ class FramerObjective(Section):
     """Standard deviation of log sigma in training (SVD_Xtend: 1.6)."""
     conditioning_dropout_prob: Annotated[float, Field(ge=0, le=1 / 3)]
     """p: CLIP tokens are dropped in [0, 2p), condition latents in [p, 3p) of one uniform draw (SVD_Xtend)."""
+    heatmap_side: Positive
+    """Half the side of a tracked point's box in the ControlNet's heatmaps, in pixels (Framer: 20 at 512x320)."""
 
 
 class FramerRender(Section):
@@ -39,6 +41,10 @@ class FramerRender(Section):
     """Guidance at the first frame; it rises linearly along the frames."""
     max_guidance_scale: Annotated[float, Field(ge=0)]
     """Guidance at the last frame."""
+    middle_max_guidance: bool
+    """Let guidance rise to the middle frame and fall to the last, as Framer can."""
+    scheduler: Literal["euler", "dpm++", "lcm"]
+    """Sampler: euler (Framer's), dpm++ (multistep, for about half as many steps), lcm (for 4 to 8 steps)."""
     decode_chunk_frames: Positive
     """Frames the VAE decodes at once; they see each other, so this changes the pictures."""
 

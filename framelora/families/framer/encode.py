@@ -9,20 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
 from framelora.families.base import EncodeUnit
-from framelora.families.framer.codec import load_image_encoder, load_vae
+from framelora.families.framer.codec import clip_pixels, condition_latents, load_image_encoder, load_vae, to_signed
 
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
-
-
-def to_signed(frames: NDArray[np.uint8]) -> Tensor:
-    """RGB frames `[F, H, W, 3]`, 0..255, as `[F, 3, H, W]` in [-1, 1]."""
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 class Encoder:
@@ -53,18 +47,14 @@ class Encoder:
             # The noise is the frame's own: a function of its pixels, whatever window it ends.
             generator = torch.Generator().manual_seed(draw_seed("condition-noise", sha256(frames.tobytes())))
             noise = torch.randn(pixels.shape, generator=generator).to(self.device)
-            noisy = pixels + self.params.conditioning.noise_aug_strength * noise
+            strength = self.params.conditioning.noise_aug_strength
             tensors = {
-                "condition_latents": self.vae.encode(noisy).latent_dist.mode()[0],
+                "condition_latents": condition_latents(self.vae, pixels, noise, strength)[0],
                 "image_embeds": self.image_encoder(self.clip_pixels(pixels)).image_embeds[0],
             }
         dtype = DTYPES[self.params.encode.dtype]
         return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
     def clip_pixels(self, pixels: Tensor) -> Tensor:
-        """Prepare frames `[F, 3, H, W]` in [-1, 1] for CLIP: antialiased bicubic resize, then CLIP's mean and std."""
-        side = self.image_encoder.config.image_size
-        resized = functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
-        mean = torch.tensor(self.clip_settings["image_mean"], device=pixels.device)[:, None, None]
-        std = torch.tensor(self.clip_settings["image_std"], device=pixels.device)[:, None, None]
-        return ((resized + 1.0) / 2.0 - mean) / std
+        """Prepare frames `[F, 3, H, W]` in [-1, 1] for this base's CLIP."""
+        return clip_pixels(pixels, self.image_encoder.config.image_size, self.clip_settings)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.codec import load_vae
-from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, bare_unet, load_unet
+from framelora.families.framer.codec import decode_latents, load_vae
+from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, load_unet
+from framelora.families.framer.sampling import Ends, guidance_scales, load_scheduler, sample_latents
 from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ class Renderer:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Latents `[F, C, h, w]`, as the VAE encodes them (not scaled), to RGB frames `[F, H, W, 3]`, 0..255."""
-        chunks = latents.to(self.device).split(self.params.render.decode_chunk_frames)
-        pixels = torch.cat([self.vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks])
-        levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return decode_latents(self.vae, latents.to(self.device), self.params.render.decode_chunk_frames)
 
     def through_vae(self, window: Window, read: ReadUnit) -> NDArray[np.uint8]:
         """The true frames of a window, encoded and decoded: no render of this base can be better."""
@@ -50,11 +47,7 @@ class Renderer:
     def sample(
         self, unet: torch.nn.Module, window: Window, read: ReadUnit, *, num_inference_steps: int, seed: int
     ) -> NDArray[np.uint8]:
-        """Render a clip between the two ends of a window.
-
-        Guidance rises linearly along the frames from `min_guidance_scale` to `max_guidance_scale`; where both are 1
-        the unconditional half is not computed. The unconditional half has zero CLIP tokens and zero end latents, but
-        keeps mask and mask token.
+        """Render a clip between the two ends of a window, with the sampler and guidance of `framer.render`.
 
         Args:
             unet: the denoiser, with or without an adapter.
@@ -67,47 +60,25 @@ class Renderer:
             `[F, H, W, 3]` RGB, 0..255.
         """
         first, last = (read("ends", end_unit(shot, frame)) for shot, frame in window.ends)
-        first_latents, last_latents = (end["condition_latents"].float()[None].to(self.device) for end in (first, last))
-        embeds = torch.stack([first["image_embeds"], last["image_embeds"]]).float()[None].to(self.device)
-        guided = (self.params.render.min_guidance_scale, self.params.render.max_guidance_scale) != (1.0, 1.0)
-        if guided:
-            embeds = torch.cat([torch.zeros_like(embeds), embeds])
-            first_latents = torch.cat([torch.zeros_like(first_latents), first_latents])
-            last_latents = torch.cat([torch.zeros_like(last_latents), last_latents])
-        condition = bare_unet(unet).condition(first_latents, last_latents, window.num_frames)
-        conditioning = self.params.conditioning
-        time_ids = added_time_ids(
-            len(embeds), conditioning.fps, conditioning.motion_bucket_id, conditioning.noise_aug_strength
-        ).to(self.device)
-        guidance = (
-            torch.linspace(
-                self.params.render.min_guidance_scale, self.params.render.max_guidance_scale, window.num_frames
-            )
-            .view(1, -1, 1, 1, 1)
-            .to(self.device)
+        ends = Ends(
+            first["condition_latents"].float()[None].to(self.device),
+            last["condition_latents"].float()[None].to(self.device),
+            torch.stack([first["image_embeds"], last["image_embeds"]]).float()[None].to(self.device),
         )
-
-        scheduler = load_scheduler(self.base)
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        channels, height, width = first_latents.shape[1:]
+        conditioning, params = self.params.conditioning, self.params.render
+        time_ids = added_time_ids(1, conditioning.fps, conditioning.motion_bucket_id, conditioning.noise_aug_strength)
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn((1, window.num_frames, channels, height, width), generator=generator)
-        latents = noise.to(self.device) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(latents, timestep).expand(len(embeds), -1, -1, -1, -1)
-            prediction = unet(
-                torch.cat([scaled, condition], dim=2),
-                timestep,
-                encoder_hidden_states=embeds,
-                added_time_ids=time_ids,
-            ).sample
-            if guided:
-                unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + guidance * (conditional - unconditional)
-            latents = scheduler.step(prediction, timestep, latents).prev_sample
+        noise = torch.randn((1, window.num_frames, *ends.first.shape[1:]), generator=generator)
+        latents = sample_latents(
+            unet,
+            load_scheduler(self.base, params.scheduler),
+            noise.to(self.device),
+            ends,
+            time_ids.to(self.device),
+            num_inference_steps=num_inference_steps,
+            guidance=guidance_scales(
+                params.min_guidance_scale, params.max_guidance_scale, window.num_frames, params.middle_max_guidance
+            ),
+            generator=generator,
+        )
         return self.decode(latents[0] / self.vae.config.scaling_factor)
-
-
-def load_scheduler(base: Path) -> EulerDiscreteScheduler:
-    """Load the sampler's configuration (`base/scheduler`)."""
-    return EulerDiscreteScheduler.from_pretrained(base / "scheduler", local_files_only=True)

@@ -1,0 +1,198 @@
+"""`framelora interpolate` and its function."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from PIL import Image
+from typer.testing import CliRunner
+
+from framelora.adapters.folder import adapter_files
+from framelora.adapters.lora import adapter_tensors, add_lora, config_dict
+from framelora.cli import app
+from framelora.commands.interpolate import interpolate, place_track
+from framelora.console import UserError
+from framelora.families.framer.loss import load_denoiser
+from framelora.families.framer.networks.controlnet import new_controlnet
+from framelora.families.framer.networks.unet import DEFAULT_LORA_TARGETS
+from framelora.params import load_params
+
+START, END = (REPOSITORY / f"data/demo/pairs/bunny_stretches_{half}.png" for half in ("start", "end"))
+FAST = {"frames": 3, "steps": 1, "size": "32x24"}
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    fast = ["--frames", "3", "--steps", "1", "--size", "32x24"]
+    result = CliRunner().invoke(app, ["interpolate", *map(str, arguments), *fast])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter with an effect, of alpha twice the rank."""
+    folder = tmp_path_factory.mktemp("adapter")
+    params = load_params(REPOSITORY / "params.yaml").adapter.model_copy(update={"rank": 2, "alpha": 4.0})
+    model = add_lora(load_denoiser(REPOSITORY / "bases/tiny-framer", torch.float32), params, DEFAULT_LORA_TARGETS, 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    for name, data in adapter_files(adapter_tensors(model), config_dict(model), {}).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+class TestOutput:
+    def test_mp4(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.mp4"
+        code, out, err = run(START, END, "-o", path, "--fps", 5)
+        assert (code, err) == (0, "")
+        assert f"wrote {path}: 3 frames, 32x24" in out
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.average_rate, stream.frames, stream.width, stream.height) == (5, 3, 32, 24)
+
+    @pytest.mark.parametrize("name", ["out.gif", "out.webp"])
+    def test_animations(self, tmp_path: Path, name: str) -> None:
+        assert run(START, END, "-o", tmp_path / name, "--fps", 5)[0] == 0
+        with Image.open(tmp_path / name) as image:
+            assert (image.n_frames, image.size) == (3, (32, 24))  # type: ignore[attr-defined]
+            image.load()
+            assert image.info["duration"] == 200
+
+    def test_a_folder_of_pngs_holds_the_very_frames_of_the_function(self, tmp_path: Path) -> None:
+        folder = tmp_path / "frames"
+        assert run(START, END, "-o", folder, "--seed", 3, "--scheduler", "dpm++")[0] == 0
+        frames = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+        expected = interpolate(START, END, seed=3, scheduler="dpm++", **FAST)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.stack(frames), expected)
+        code, _, err = run(START, END, "-o", folder)
+        assert code == 1
+        assert err.startswith("error: ") and "empty folder" in err
+
+
+class TestAdapter:
+    def test_weight_multiplies_and_zero_is_the_base(self, adapter: Path) -> None:
+        clips = {
+            weight: interpolate(START, END, adapter=adapter, weight=weight, **FAST).astype(int)  # type: ignore[arg-type]
+            for weight in (0.0, 0.5, 1.0)
+        }
+        base = interpolate(START, END, **FAST).astype(int)  # type: ignore[arg-type]
+        assert abs(clips[0.0] - base).max() <= 1
+        assert abs(clips[1.0] - base).mean() > abs(clips[0.5] - base).mean() > 0.1
+
+    def test_merged_it_gives_the_same_picture(self, adapter: Path) -> None:
+        live, merged = (
+            interpolate(START, END, adapter=adapter, weight=0.7, merge=merge, **FAST).astype(int)  # type: ignore[arg-type]
+            for merge in (False, True)
+        )
+        assert abs(live - merged).max() <= 2
+
+    def test_a_folder_with_unet_lora_in_it_is_an_adapter(self, adapter: Path, tmp_path: Path) -> None:
+        (tmp_path / "unet_lora").symlink_to(adapter)
+        direct, nested = (
+            interpolate(START, END, adapter=folder, **FAST)  # type: ignore[arg-type]
+            for folder in (adapter, tmp_path)
+        )
+        np.testing.assert_array_equal(direct, nested)
+
+    def test_one_for_another_model_is_refused(self, adapter: Path, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        other = {name.replace("down_blocks.2", "down_blocks.7"): tensor for name, tensor in tensors.items()}
+        save_file(other, tmp_path / "adapter_model.safetensors")
+        (tmp_path / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+        code, _, err = run(START, END, "-o", tmp_path / "out.mp4", "--adapter", tmp_path)
+        assert code == 1
+        assert err.count("\n") == 1 and "another model" in err and "down_blocks.7" in err
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter folder with a ControlNet of its own, whose residuals are not zero."""
+    folder = tmp_path_factory.mktemp("steered")
+    network = new_controlnet(load_denoiser(REPOSITORY / "bases/tiny-framer", torch.float32), 2, seed=0)
+    for layer in [*network.controlnet_down_blocks, network.controlnet_cond_embedding.conv_out]:
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    network.save_pretrained(folder / "controlnet")
+    return folder
+
+
+class TestTracks:
+    def test_they_steer_a_clip(self, steered: Path, tmp_path: Path) -> None:
+        track = ["--track", "30,20 60,40 70,40", "--track", "10,10"]
+        assert run(START, END, "-o", tmp_path / "a", "--adapter", steered, *track)[0] == 0
+        assert run(START, END, "-o", tmp_path / "b", "--adapter", steered)[0] == 0
+        first, second = (np.asarray(Image.open(tmp_path / name / "0001.png")).astype(int) for name in "ab")
+        assert abs(first - second).mean() > 0.1
+
+    def test_without_controlnet_they_are_refused(self, tmp_path: Path) -> None:
+        code, _, err = run(START, END, "-o", tmp_path / "out.mp4", "--track", "1,1 2,2")
+        assert code == 1
+        assert "bases/tiny-framer has no controlnet/" in err
+
+    @pytest.mark.parametrize("track", ["", "10", "10;20", "10,20,30", "a,b", "1,2 x", "9999,1"])
+    def test_a_bad_one_is_named(self, tmp_path: Path, track: str) -> None:
+        code, _, err = run(START, END, "-o", tmp_path / "out.mp4", "--track", track)
+        assert code == 1
+        assert err.startswith("error: --track") and err.count("\n") == 1
+
+    def test_points_follow_the_scaling_and_the_crop(self) -> None:
+        """A 200x100 image covers 50x50 at half its size, and loses 25 pixels on the left."""
+        assert place_track([(100.0, 50.0), (60.0, 10.0)], (200, 100), (50, 50)) == [(25.0, 25.0), (5.0, 5.0)]
+
+
+class TestMistakes:
+    def test_each_is_one_line_that_says_what_and_where(self, tmp_path: Path) -> None:
+        (tmp_path / "broken.png").write_bytes(b"no image")
+        (tmp_path / "text.txt").write_text("no image")
+        Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
+        out = tmp_path / "out.mp4"
+        cases = {
+            "missing.png does not exist": (tmp_path / "missing.png", END, "-o", out),
+            "broken.png is not a .png image": (tmp_path / "broken.png", END, "-o", out),
+            "text.txt is no image by its name": (tmp_path / "text.txt", END, "-o", out),
+            "differ in size": (START, tmp_path / "square.png", "-o", out),
+            ".avi is unknown": (START, END, "-o", tmp_path / "out.avi"),
+            "holds no adapter_config.json": (START, END, "-o", out, "--adapter", tmp_path),
+            "holds no unet/config.json": (START, END, "-o", out, "--base", tmp_path),
+            "there is no dtype int8": (START, END, "-o", out, "--dtype", "int8"),
+        }
+        for message, arguments in cases.items():
+            code, _, err = run(*arguments)
+            assert (code, err.count("\n")) == (1, 1), err
+            assert err.startswith("error: ") and message in err, err
+        assert not out.exists()
+
+    def test_a_size_the_vae_cannot_take(self) -> None:
+        with pytest.raises(UserError, match="multiple of 2"):
+            interpolate(START, END, frames=3, steps=1, size="33x24")
+
+    def test_two_frames_have_no_middle(self) -> None:
+        with pytest.raises(UserError, match="at least 3"):
+            interpolate(START, END, frames=2, steps=1, size="32x24")
+
+    def test_parameters_are_checked_first(self, tmp_path: Path) -> None:
+        text = (REPOSITORY / "params.yaml").read_text().replace("scheduler: euler", "scheduler: heun")
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(UserError, match="scheduler"):
+            interpolate(START, END, params=tmp_path / "params.yaml")
+
+
+def test_the_function_does_without_the_command_line() -> None:
+    code = "import json, sys, framelora.commands.interpolate; print(json.dumps('typer' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) is False
