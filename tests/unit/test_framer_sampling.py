@@ -16,10 +16,10 @@ from PIL import Image
 from framelora.families.framer.codec import condition_latents, load_vae, resize_antialiased
 from framelora.families.framer.networks.controlnet import new_controlnet
 from framelora.families.framer.networks.heatmap import heatmaps
+from framelora.families.framer.networks.sampling import SCHEDULERS, Steering, guidance_scales, load_scheduler
 from framelora.families.framer.networks.tracks import interpolate_tracks
 from framelora.families.framer.networks.unet import load_unet
 from framelora.families.framer.pipeline import FramerPipeline
-from framelora.families.framer.sampling import SCHEDULERS, Steering, guidance_scales, load_scheduler
 
 BASE = REPOSITORY / "bases/tiny-framer"
 

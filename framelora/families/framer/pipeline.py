@@ -28,9 +28,9 @@ from framelora.families.framer.codec import (
 )
 from framelora.families.framer.networks.controlnet import SteeredUNet, load_controlnet
 from framelora.families.framer.networks.heatmap import SIDE, heatmaps
+from framelora.families.framer.networks.sampling import Ends, Steering, guidance_scales, load_scheduler, sample_latents
 from framelora.families.framer.networks.tracks import interpolate_tracks
 from framelora.families.framer.networks.unet import added_time_ids, load_unet
-from framelora.families.framer.sampling import Ends, Steering, guidance_scales, load_scheduler, sample_latents
 
 __all__ = ["FramerPipeline", "interpolate_tracks"]
 
@@ -116,8 +116,8 @@ class FramerPipeline:
                 of the clip (Lanczos, aspect not kept), if they differ.
             height, width: of the clip in pixels; multiples of what the VAE shrinks by.
             num_frames: frames of the clip with both ends, at least 3.
-            num_inference_steps, scheduler: see `sampling.load_scheduler`.
-            min_guidance_scale, max_guidance_scale, middle_max_guidance: see `sampling.guidance_scales`.
+            num_inference_steps, scheduler: see `networks.sampling.load_scheduler`.
+            min_guidance_scale, max_guidance_scale, middle_max_guidance: see `networks.sampling.guidance_scales`.
             fps: told to the UNet, which gets fps - 1.
             motion_bucket_id, noise_aug_strength: told to the UNet; the strength also is the noise on both images.
             point_tracks: `[F, P, 2]`, x and y in pixels of the clip; None leaves the ControlNet out.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from framelora.families.base import ReadUnit, Window
 from framelora.families.framer.codec import decode_latents, load_vae
+from framelora.families.framer.networks.sampling import Ends, guidance_scales, load_scheduler, sample_latents
 from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, load_unet
-from framelora.families.framer.sampling import Ends, guidance_scales, load_scheduler, sample_latents
 from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
