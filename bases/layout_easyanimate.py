@@ -1,7 +1,7 @@
 """The networks of tiny-easyanimate at their initial, seeded weights, its text encoder and its tokenizer.
 
-The folder has the layout that diffusers' EasyAnimate pipelines use: `transformer/`, `vae/`, `text_encoder/`, `tokenizer/`,
-`scheduler/`.
+The folder has the layout that diffusers' EasyAnimate pipelines use: `transformer/`, `vae/`, `text_encoder/`,
+`tokenizer/`, `scheduler/`.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class Encoders:
     def given(self, signal: Tensor, what: str) -> Tensor:
         """What the model is given of a clip: mask (1 where kept) and latents of the masked clip, `[1 + C, f, h, w]`.
 
-        Hidden frames are -1; mask and latents are multiplied by the scaling factor, as in EasyAnimate. `nothing` is zeros.
+        Hidden frames are -1; mask and latents are multiplied by the scaling factor, as in EasyAnimate. `nothing` is
+        zeros.
         """
         frames, _, height, width = signal.shape
         if what == "nothing":
