@@ -11,12 +11,15 @@ from torch import Tensor
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def configure_torch() -> torch.device:
+def configure_torch(processes: int = 1) -> torch.device:
     """Use every core of this process's share, exact float32, deterministic kernels; return the device to compute on.
+
+    Args:
+        processes: how many of this machine compute together; each gets its part of the cores.
 
     The thread count is set here since Snakemake sets OMP_NUM_THREADS, and other threads can round differently.
     """
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.use_deterministic_algorithms(True, warn_only=True)

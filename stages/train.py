@@ -1,183 +1,194 @@
-"""Train the adapter on cached latents. No VAE and no encoder is built in this process.
+"""Train on cached latents: an adapter, or whole networks. No VAE and no encoder is built in this process.
 
-Reads data/pairs_{train,val}.parquet, data/latents_{train,val}.parquet and the base model. Writes models/adapter/ (a
-PEFT folder) and reports/train/. A finished run is a cell: going back to earlier parameters publishes it again.
+Reads data/pairs_{train,val}.parquet, data/latents_{train,val}.parquet, the base model and models/start/. Writes
+models/adapter/ (a PEFT folder), models/checkpoints/ and reports/train/. A finished run is kept as cells: going back to
+earlier parameters publishes it again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-import pandas as pd
-import torch
 import typer
 
 from framelora import files
-from framelora.adapters.folder import WEIGHTS, adapter_files
 from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, ensure
-from framelora.cells.store import Cell, open_store, repository_root
-from framelora.compute import configure_torch, pack, unpack
+from framelora.cells.store import Cell, Store, open_store, repository_root
+from framelora.compute import configure_torch
 from framelora.console import UserError, command, say, warn
 from framelora.dataset.tables import LatentsReader, read_windows
-from framelora.families.base import Window
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
+from framelora.training.checkpoint import BEST, STATE, Checkpoints, DamagedCheckpoint, read_checkpoint, read_files
+from framelora.training.items import Items, run_length
+from framelora.training.outs import adapter_folder, checkpoints_folder, pack_files, report_folder, unpack_files
+from framelora.training.preflight import check_parameters, starting_folder
+from framelora.training.processes import launched, only_one, start_processes
 from framelora.versions import versions
 
 PACKAGES = ("torch", "diffusers", "peft", "accelerate")
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# They tell how a run is watched, and change no byte of what it makes.
+NOT_IN_KEY = {"report_to", "publish"}
 
 
-def main() -> None:
+class Run:
+    """A training run: its inputs, its cells, and where its state lies until it is finished."""
+
+    def __init__(self, params: Params, store: Store, device: str) -> None:
+        self.params = params
+        self.store = store
+        self.base = Path(params.model.base)
+        self.family = load_part(params.model.family, "loss")
+        self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in ("train", "val")}
+        self.latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in self.windows}
+        self.items = {split: self.items_of(split) for split in self.windows}
+        if not self.items["train"].ids:
+            raise UserError("data/pairs_train.parquet holds no window: add clips, or lower pair.test_fraction")
+        if params.train.publish == "best" and not self.items["val"].ids:
+            raise UserError("train.publish: best needs validation windows: raise pair.val_fraction, or set it to final")
+        self.length = run_length(self.items["train"].shapes, params.train)
+        self.final = Cell("train/adapter", "adapter", self.inputs(device))
+        self.state = repository_root() / ".state" / self.final.key
+
+    def inputs(self, device: str) -> dict[str, Any]:
+        """Everything that can change the weights' bytes or the loss curves."""
+        params = self.params
+        modules = ("framelora.training.loop", "framelora.adapters.lora")
+        started = (params.adapter.start_from, params.train.resume_from_checkpoint)
+        return {
+            "windows": {split: [vars(window) for window in windows] for split, windows in self.windows.items()},
+            "latents": {
+                split: sorted([*unit, digest] for unit, digest in reader.digests.items())
+                for split, reader in self.latents.items()
+            },
+            "base": fingerprint(self.base),
+            "adapter": params.adapter.model_dump(exclude={"start_from"}),
+            "train": params.train.model_dump(exclude=NOT_IN_KEY | {"resume_from_checkpoint"}),
+            "start": [None if folder is None else digests(starting_folder(folder)) for folder in started],
+            "family": [params.family.conditioning.model_dump(), params.family.objective.model_dump()],
+            "device": device,
+            "code": [source_digest(name) for name in (*modules, f"framelora.families.{params.model.family}.loss")],
+            "versions": versions(*PACKAGES),
+        }
+
+    def cells(self) -> dict[str, Cell]:
+        """All cells of the run, by the name of their folder: the final weights, the best, the newest checkpoints."""
+        train = self.params.train
+        steps = [step for step in range(1, self.length.steps) if step % train.checkpointing_steps == 0]
+        names = [f"checkpoint-{step}" for step in steps[len(steps) - min(train.checkpoints_total_limit, len(steps)) :]]
+        names += ["best"] if self.items["val"].ids else []
+        others = {name: Cell("train/checkpoint", name, {"run": self.final.key, "name": name}) for name in names}
+        return {"final": self.final, **others}
+
+    def items_of(self, split: str) -> Items:
+        """Windows as the loop's items. Those of one frame size and length share batches."""
+        windows, latents = self.windows[split], self.latents[split]
+        return Items(
+            ids=[window.pair for window in windows],
+            shapes=[(window.num_frames, window.height, window.width) for window in windows],
+            read=functools.lru_cache(maxsize=256)(
+                lambda number: self.family.read_window(windows[number], latents.read, self.base, self.params.family)
+            ),
+        )
+
+    def compute(self, _: Cell) -> Computed:
+        """Train, from the last checkpoint of this very run if there is one; yields all cells of the run."""
+        for reader in self.latents.values():
+            for kind, keys in reader.by_kind().items():
+                ensure(reader.store, kind, keys, "stages.encode")
+        cells = self.cells()
+        with only_one(self.state) as lock:
+            if all(self.store.peek(cell.kind, cell.key) is not None for cell in cells.values()):
+                return  # the process that held the lock has finished this very run
+            checkpoints = Checkpoints(self.state, self.params.train.checkpoints_total_limit)
+            checkpoints.tidy()
+            count = self.params.train.num_processes
+            if count == 1:
+                self.train(checkpoints)
+            else:
+                start_processes(["-m", "stages.train", "--worker"], count, lock)
+            final = read_files(self.state / "final")
+            best = json.loads(final[STATE])["best"]
+            for name, cell in cells.items():
+                yield cell, pack_files(final if name == "final" else self.files_of(name, best)), {}
+            checkpoints.clear()
+
+    def files_of(self, name: str, best: Mapping[str, Any]) -> dict[str, bytes]:
+        """The files of a checkpoint of the finished run."""
+        step = best["step"] if name == "best" else int(name.rpartition("-")[2])
+        return read_files(self.state / f"{name.partition('-')[0]}-{step:08d}")
+
+    def train(self, checkpoints: Checkpoints) -> None:
+        """Train in this process, alone or as one of several."""
+        from framelora.training.session import Session
+
+        start, problems = checkpoints.latest()
+        first = os.environ.get("RANK", "0") == "0"
+        for problem in problems if first else []:
+            warn(f"train: {problem}: not used")
+        if start is not None and start.step == self.length.steps:
+            return
+        if start is not None and first:
+            warn(f"train: going on from step {start.step}")
+        elif start is None and (folder := self.params.train.resume_from_checkpoint) is not None:
+            try:
+                start = read_checkpoint(starting_folder(folder))
+            except DamagedCheckpoint as damage:
+                raise UserError(f"train.resume_from_checkpoint: {folder}: {damage}: copy it there again") from None
+        lineage = {
+            "cell": self.final.key,
+            **{name: self.final.inputs[name] for name in ("base", "adapter", "versions")},
+        }
+        logs = repository_root() / "logs" / self.final.key[:12]
+        Session(self.params, self.family, self.base, logs).train(self.items, checkpoints, start, lineage)
+
+    def publish(self) -> None:
+        """Write the outs from the run's cells."""
+        contents = {name: unpack_files(self.store.read(cell.kind, cell.key)[1]) for name, cell in self.cells().items()}
+        shares = self.params.train.validation_levels
+        levels = [self.family.noise_level((n + 0.5) / shares, self.params.family) for n in range(shares)]
+        report = report_folder(contents["final"], self.final.key, self.final.inputs["versions"], levels)
+        files.replace_folder(Path("models/adapter"), adapter_folder(contents[self.params.train.publish]))
+        files.replace_folder(Path("models/checkpoints"), checkpoints_folder(contents))
+        files.replace_folder(Path("reports/train"), report)
+        summary = json.loads(report["run.json"])
+        validation = ""
+        if "best" in summary:
+            best = json.loads(contents["best"][BEST])
+            validation = f", validation loss {summary['validation_loss_base']:.4f} -> {summary['validation_loss']:.4f}"
+            validation += f", best {best['validation_loss']:.4f} at step {best['step']}"
+        say(f"train: {summary['steps']} steps, {summary['trained_parameters']:,} parameters{validation}")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Digest of every file of a folder, by its path inside."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): files.file_digest(path) for path in paths}
+
+
+def main(
+    worker: bool = typer.Option(False, help="Be one of several processes that torchrun started; write no out."),
+) -> None:
     """Train, or publish the run that was trained before with the same inputs."""
     params = load_params()
-    device = configure_torch()
-    if params.train.mixed_precision == "fp16" and device.type == "cpu":
-        raise UserError("train.mixed_precision: fp16 needs a GPU: set it to bf16 or no")
-    store = open_store()
-    windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in ("train", "val")}
-    latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in windows}
-    cell = Cell("train/adapter", "adapter", inputs(params, windows, latents, device.type))
-
-    filling = Filling(store, "train")
-    filling.fill([cell], lambda cell: run(cell, params, windows, latents))
+    check_parameters(params)
+    device = configure_torch(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    run = Run(params, open_store(), device.type)
+    if worker:
+        run.train(Checkpoints(run.state, params.train.checkpoints_total_limit))
+        return
+    if launched():
+        raise UserError("the stage starts its processes itself (train.num_processes); on several machines add --worker")
+    filling = Filling(run.store, "train")
+    filling.fill(list(run.cells().values()), run.compute)
     filling.close()
-    stored, payload = store.read(cell.kind, cell.key)
-    publish(cell, unpack(payload), stored.meta, params)
-
-
-def inputs(
-    params: Params, windows: dict[str, list[Window]], latents: dict[str, LatentsReader], device: str
-) -> dict[str, Any]:
-    """Everything that can change the adapter's bytes or the loss curves."""
-    family = f"framelora.families.{params.model.family}.loss"
-    return {
-        "windows": {split: [vars(window) for window in windows[split]] for split in windows},
-        "latents": {
-            split: sorted([*unit, digest] for unit, digest in latents[split].digests.items()) for split in latents
-        },
-        "base": fingerprint(Path(params.model.base)),
-        "adapter": params.adapter.model_dump(),
-        "train": params.train.model_dump(exclude={"checkpointing_steps"}),
-        "family": [params.family.conditioning.model_dump(), params.family.objective.model_dump()],
-        "device": device,
-        "code": [source_digest(name) for name in ("framelora.training.loop", "framelora.adapters.lora", family)],
-        "versions": versions(*PACKAGES),
-    }
-
-
-def run(cell: Cell, params: Params, windows: dict[str, list[Window]], latents: dict[str, LatentsReader]) -> Computed:
-    """Train; goes on from the last checkpoint of this very cell if there is one."""
-    from framelora.adapters.lora import adapter_tensors, add_lora, config_dict
-    from framelora.training.checkpoint import Checkpoints
-    from framelora.training.loop import Diverged, train
-
-    family = load_part(params.model.family, "loss")
-    base = Path(params.model.base)
-    for reader in latents.values():
-        for kind, keys in reader.by_kind().items():
-            ensure(reader.store, kind, keys, "stages.encode")
-    state = repository_root() / ".state" / cell.key
-    with only_one(state):
-        if latents["train"].store.peek(cell.kind, cell.key) is not None:
-            return  # the process that held the lock has finished this very run
-        denoiser = family.load_denoiser(base, DTYPES[params.train.mixed_precision])
-        if params.train.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        try:
-            model = add_lora(denoiser, params.adapter, family.lora_targets(denoiser), params.train.seed)
-        except ValueError as error:
-            raise UserError(f"{error}: correct it, or set it to null for the family's own list") from None
-        checkpoints = Checkpoints(state)
-        try:
-            history = train(
-                model,
-                items(family, windows["train"], latents["train"], params),
-                items(family, windows["val"], latents["val"], params),
-                lambda model, batch, seeds: family.loss(model, batch, seeds, base, params.family),
-                params.train,
-                checkpoints,
-            )
-        except Diverged as error:
-            raise UserError(f"{error}: lower train.learning_rate, or look at these items in the report") from None
-        yield cell, pack(adapter_tensors(model)), {"config": config_dict(model), "history": history}
-        checkpoints.clear()
-
-
-def items(family: Any, windows: list[Window], latents: LatentsReader, params: Params) -> Any:
-    """Windows as the loop's `Items`. Those of one frame size and length share batches."""
-    from framelora.training.loop import Items
-
-    base = Path(params.model.base)
-
-    def read(number: int) -> dict[str, torch.Tensor]:
-        item: dict[str, torch.Tensor] = family.read_window(windows[number], latents.read, base, params.family)
-        return item
-
-    return Items(
-        ids=[window.pair for window in windows],
-        shapes=[(window.num_frames, window.height, window.width) for window in windows],
-        read=functools.lru_cache(maxsize=256)(read),
-    )
-
-
-@contextlib.contextmanager
-def only_one(state: Path) -> Iterator[None]:
-    """Hold the lock of a run: a killed `dvc` leaves its child training, and two must not write one state."""
-    state.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(f"{state}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        warn("train: another process trains this very run: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def publish(cell: Cell, tensors: dict[str, torch.Tensor], meta: dict[str, Any], params: Params) -> None:
-    """Write the adapter and the curves as outs."""
-    lineage = {
-        "cell": cell.key,
-        "base": cell.inputs["base"],
-        "trained_steps": params.train.max_train_steps,
-        "adapter": cell.inputs["adapter"],
-        "versions": cell.inputs["versions"],
-    }
-    files.replace_folder(Path("models/adapter"), adapter_files(tensors, meta["config"], lineage))
-    history = pd.DataFrame(meta["history"])
-    steps = history[history.step > 0]
-    curves = {"loss.tsv": steps[["step", "loss", "learning_rate", "grad_norm"]]}
-    summary = {
-        "cell": cell.key,
-        "versions": cell.inputs["versions"],
-        "steps": params.train.max_train_steps,
-        "trained_parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "adapter_bytes": (Path("models/adapter") / WEIGHTS).stat().st_size,
-        "final_loss": round(float(steps.loss.iloc[-1]), 6),
-    }
-    measured = history.dropna(subset="validation_loss") if "validation_loss" in history else history[:0]
-    if len(measured):
-        curves["validation.tsv"] = measured[["step", "validation_loss"]]
-        summary["validation_loss_base"] = round(float(measured.validation_loss.iloc[0]), 6)
-        summary["validation_loss"] = round(float(measured.validation_loss.iloc[-1]), 6)
-    tables = {name: table.to_csv(sep="\t", index=False, float_format="%.6g").encode() for name, table in curves.items()}
-    files.replace_folder(Path("reports/train"), tables)
-    files.write_json(Path("reports/train/run.json"), summary)
-    validation = (
-        f", validation loss {summary['validation_loss_base']:.4f} -> {summary['validation_loss']:.4f}"
-        if len(measured)
-        else ""
-    )
-    say(f"train: {summary['steps']} steps, {summary['trained_parameters']:,} parameters{validation}")
+    run.publish()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""LoRA on a denoiser, through peft."""
+"""LoRA on a network, through peft: new, saved, loaded, and at a weight."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,39 +17,92 @@ if TYPE_CHECKING:
 
 
 def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str], seed: int) -> PeftModel:
-    """Freeze a denoiser and put a new LoRA on it: A Gaussian, B zero, both fp32 whatever the denoiser's dtype.
+    """Freeze a network and put a new LoRA on it, fp32 whatever the network's dtype.
+
+    A is Gaussian and B zero; or both are the principal components of each weight, then reduced by them (PiSSA).
 
     Raises:
-        ValueError: a target names no Linear layer of the denoiser.
+        ValueError: a target names no Linear layer of the network.
     """
     targets = list(params.target_modules or default_targets)
     names = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
     idle = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
     if idle:
-        raise ValueError(f"adapter.target_modules: no Linear layer is called {', '.join(idle)}")
+        raise ValueError(
+            f"adapter.target_modules: no Linear layer is called {', '.join(idle)}: correct it, or set it to null for "
+            "the family's own list"
+        )
     config = LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,
         lora_dropout=params.dropout,
         target_modules=targets,
-        init_lora_weights="gaussian",
+        init_lora_weights=params.init,
+        use_rslora=params.use_rslora,
+        use_dora=params.use_dora,
     )
     torch.manual_seed(seed)
     model = get_peft_model(denoiser, config)
     assert isinstance(model, PeftModel)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if params.init == "pissa":  # what `adapter_tensors` needs to say the adapter in terms of the original weights
+        model.first_lora = {name: tensor.cpu().clone() for name, tensor in lora_state(model).items()}
     return model
 
 
-def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """The adapter's tensors under peft's names, on the CPU."""
+def start_from(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give a new adapter the values of an earlier one, under peft's names.
+
+    Raises:
+        ValueError: the earlier one adapts other layers, or has another rank.
+    """
+    own = lora_state(model)
+    differing = sorted(name for name in own.keys() | tensors.keys() if shape(own, name) != shape(tensors, name))
+    if differing:
+        raise ValueError(f"other layers or another rank ({len(differing)} tensors differ, the first is {differing[0]})")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    """Shape of a tensor that may not be there."""
+    return tensors[name].shape if name in tensors else None
+
+
+def lora_state(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's own tensors, under peft's names, sorted."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().clone() for name, tensor in sorted(state.items())}
+    return dict(sorted(state.items()))
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors under peft's names, on the CPU, for the original base.
+
+    A PiSSA adapter works on a reduced base W - s B0 A0, so that at any weight but 1 it would be neither base nor
+    adapter. It is saved as what it changes, s (B A - B0 A0): a LoRA of twice the rank, `[A; A0]` and `[B, -B0]`.
+    """
+    state = {name: tensor.detach().cpu().clone() for name, tensor in lora_state(model).items()}
+    first = getattr(model, "first_lora", None)
+    if first is None:
+        return state
+    return {
+        name: torch.cat([tensor, first[name]], dim=0) if "lora_A" in name else torch.cat([tensor, -first[name]], dim=1)
+        for name, tensor in state.items()
+    }
 
 
 def config_dict(model: PeftModel) -> dict[str, Any]:
     """The adapter's configuration with sets as sorted lists: peft's own file differs from run to run."""
-    config = model.peft_config["default"].to_dict()
+    peft_config = model.peft_config["default"]
+    config = peft_config.to_dict()
     config["inference_mode"] = True
+    if getattr(model, "first_lora", None) is not None:  # see `adapter_tensors`
+        scale = peft_config.lora_alpha / (peft_config.r**0.5 if peft_config.use_rslora else peft_config.r)
+        rank = 2 * peft_config.r
+        config |= {"r": rank, "lora_alpha": scale * rank, "use_rslora": False, "init_lora_weights": True}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     result: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return result
@@ -61,7 +114,26 @@ def load_adapter(denoiser: nn.Module, folder: Path) -> PeftModel:
 
 
 def set_weight(model: PeftModel, weight: float) -> None:
-    """Use the adapter at a weight: it multiplies alpha / rank, so 1 is as trained and 0 is the base."""
+    """Use the adapter at a weight: it multiplies alpha / rank, so 1 is as trained and 0 is the base.
+
+    DoRA normalises the sum of weight and adapter, so no factor on the adapter gives what lies between: there the layer
+    gets W + weight (W' - W), W' its weight with the whole adapter, computed in fp32.
+    """
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.set_scale("default", weight)
+            if module.use_dora.get("default", False):
+                set_dora_weight(module, weight)
+            else:
+                module.set_scale("default", weight)
+
+
+def set_dora_weight(layer: Any, weight: float) -> None:
+    """Merge a DoRA layer into its weight W as W + weight (W' - W)."""
+    base = layer.get_base_layer()
+    if not layer.merged:
+        original = base.weight.data.clone()
+        base.weight.data = original.float()
+        layer.merge(adapter_names=["default"])
+        layer.dora_ends = (original, base.weight.data)
+    original, whole = layer.dora_ends
+    base.weight.data = (original.float() + weight * (whole - original.float())).to(original.dtype)

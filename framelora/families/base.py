@@ -10,8 +10,11 @@ edit reruns only the stages that use the part:
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
 * `encode.py`: `Encoder.encode` computes a unit. The only part that builds encoders.
 * `networks/`: the denoiser and what else is trained or steers it, in files of the family's choice.
-* `loss.py`: `load_denoiser` and `lora_targets` say what is trained, `read_window` puts one training item together from
-  cached cells, `loss` is the objective on a batch.
+* `loss.py`: `load_denoiser(base, dtype)` and `lora_targets(network)` say what is trained; `read_window` puts one item
+  together from cached cells; `loss(denoiser, batch, seeds, base, params, levels)` is the objective, `[B]`. Each item's
+  draws are functions of its seed. `levels` (validation) are quantiles of the training noise levels, 0 the least noise,
+  for which nothing of the conditions is dropped; `noise_level(quantile, params)` is one in the family's own unit.
+  A family that has a ControlNet adds `load_controlnet(denoiser, base, dtype, seed)`; `loss` takes it as `controlnet=`.
 * `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
 
 These names are the same in every family, since dvc.yaml lists them by template: `families/${model.family}/loss.py`.

@@ -167,7 +167,7 @@ RECOMPUTES = {
     ],
     "framelora/families/easyanimate/encode.py": ["families.easyanimate.encode"],
     "framelora/training/checkpoint.py": ["training.loop"],
-    "framelora/adapters/lora.py": ["adapters.lora"],
+    "framelora/adapters/lora.py": ["training.loop", "adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
     "framelora/evaluation/rife.py": ["evaluation.rife"],
     "framelora/evaluation/metrics.py": ["evaluation.measures"],

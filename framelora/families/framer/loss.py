@@ -6,8 +6,10 @@ constants are those of SVD_Xtend's train_svd.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +61,14 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: Framer) -> d
     return {name: tensor.float() for name, tensor in item.items()}
 
 
-def loss(unet: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: Framer) -> Tensor:
+def loss(
+    unet: torch.nn.Module,
+    batch: dict[str, Tensor],
+    seeds: Sequence[int],
+    base: Path,
+    params: Framer,
+    levels: Sequence[float] | None = None,
+) -> Tensor:
     """The loss of each item of a batch.
 
     With v = (eps - sigma x0) / sqrt(sigma^2 + 1), the EDM loss (1 + sigma^2) / sigma^2 |x0_hat - x0|^2 with
@@ -71,6 +80,7 @@ def loss(unet: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], 
         seeds: B seeds; all draws of an item are functions of its own seed.
         base: folder of the base model (its VAE's scaling factor).
         params: the family's parameters.
+        levels: for validation, B quantiles of sigma in training; nothing is dropped then.
 
     Returns:
         `[B]`, on the device of the batch.
@@ -79,6 +89,9 @@ def loss(unet: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], 
     device = batch["mean"].device
     draws = [draw(seed, shape, params) for seed in seeds]
     posterior_noise, noise, sigma, dropout = (torch.stack(parts).to(device) for parts in zip(*draws, strict=True))
+    if levels is not None:
+        sigma = torch.tensor([noise_level(level, params) for level in levels], device=device)
+        dropout = torch.ones_like(dropout)
 
     x0 = (batch["mean"] + batch["std"] * posterior_noise) * vae_scaling_factor(base)
     sigma = sigma.view(-1, 1, 1, 1, 1)
@@ -103,6 +116,12 @@ def loss(unet: torch.nn.Module, batch: dict[str, Tensor], seeds: Sequence[int], 
         added_time_ids=time_ids.to(device),
     ).sample
     return (prediction.float() - target).square().mean(dim=(1, 2, 3, 4))
+
+
+def noise_level(quantile: float, params: Framer) -> float:
+    """Sigma of a quantile of its law in training (log-normal)."""
+    normal = NormalDist(params.objective.sigma_log_mean, params.objective.sigma_log_std)
+    return math.exp(normal.inv_cdf(min(max(quantile, 1e-6), 1 - 1e-6)))
 
 
 def draw(seed: int, shape: torch.Size, params: Framer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
