@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -173,7 +173,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def main(
-    worker: bool = typer.Option(False, help="Be one of several processes that torchrun started; write no out."),
+    worker: Annotated[bool, typer.Option(help="Be one of several processes that torchrun started.")] = False,
 ) -> None:
     """Train, or publish the run that was trained before with the same inputs."""
     params = load_params()

@@ -71,21 +71,18 @@ def build_networks(family: Any, base: Path, adapter: Adapter, train: Train, earl
     Raises:
         ValueError: the family has no ControlNet, or the adapter does not fit.
     """
-    networks = {}
-    for name, mode in (("unet", train.unet), ("controlnet", train.controlnet)):
-        if name == "controlnet" and mode == "none":
-            continue
-        dtype = loading_dtype(mode, adapter, train.mixed_precision)
-        if name == "unet":
-            network = family.load_denoiser(base, dtype)
-        elif hasattr(family, "load_controlnet"):
-            network = family.load_controlnet(bare, base, dtype, train.seed)
-        else:
+    modes = {"unet": train.unet, "controlnet": train.controlnet}
+    dtypes = {name: loading_dtype(mode, adapter, train.mixed_precision) for name, mode in modes.items()}
+    networks: dict[str, Any] = {"unet": family.load_denoiser(base, dtypes["unet"])}
+    if train.controlnet != "none":
+        if not hasattr(family, "load_controlnet"):
             raise ValueError("train.controlnet: this family has no ControlNet: set it to none")
-        bare = network
+        networks["controlnet"] = family.load_controlnet(networks["unet"], base, dtypes["controlnet"], train.seed)
+    for name, network in networks.items():
         if train.gradient_checkpointing:
             network.enable_gradient_checkpointing()
-        networks[name] = prepare(network, mode, adapter, family.lora_targets(network), train.seed, train.base_int8)
+        targets = family.lora_targets(network)
+        networks[name] = prepare(network, modes[name], adapter, targets, train.seed, train.base_int8)
     if earlier is not None:
         start_from_adapter(networks, earlier)
     return nn.ModuleDict(networks)

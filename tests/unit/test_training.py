@@ -1,0 +1,264 @@
+"""The training loop on a net of a few dozen parameters: resume after kills, length, best weights, optimizers, probe."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import sys
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_training
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tiny_training import adapter_section, run, section, tiny_items, tiny_loss, tiny_networks
+from torch import Tensor
+
+from framelora.training.checkpoint import BEST, STATE, Checkpoints, read_files
+from framelora.training.items import run_length
+from framelora.training.optimizer import learning_rate_factor
+from framelora.training.probe import NoGradient, layers_without_gradient
+from framelora.training.validation import Diverged
+
+EVENTS = 64  # reads, flushes and renames of a whole tiny run
+
+
+def final(state: Path) -> dict[str, bytes]:
+    """Everything a run leaves, by path."""
+    return read_files(state)
+
+
+def history(state: Path) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = json.loads((state / "final" / STATE).read_bytes())["history"]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """Processes that have imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_training"])
+    with pytest.MonkeyPatch.context() as patch:  # the server does not know pytest's path
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
+    return context
+
+
+def run_in_process(server: Any, state: Path, kill_at: int = -1, **values: Any) -> int:
+    """Run in a process of its own; gives its exit code, -9 when it was killed."""
+    process = server.Process(target=run, args=(str(state), kill_at), kwargs=values)
+    process.start()
+    process.join(120)
+    code: int = process.exitcode
+    return code
+
+
+@pytest.fixture(scope="module")
+def whole(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run that nothing stopped leaves."""
+    state = tmp_path_factory.mktemp("whole") / "state"
+    assert run_in_process(server, state, ema_decay=0.9) == 0
+    return final(state)
+
+
+class TestResume:
+    @pytest.mark.parametrize("kills", [[3], [11], [16, 9], [17], [18], [23, 30], [29], [41]])
+    def test_a_run_killed_at_any_event_ends_in_the_same_bytes(
+        self, server: Any, whole: dict[str, bytes], tmp_path: Path, kills: list[int]
+    ) -> None:
+        state = tmp_path / "state"
+        for event in kills:
+            assert run_in_process(server, state, event, ema_decay=0.9) in (-9, 0)
+        assert run_in_process(server, state, ema_decay=0.9) == 0
+        assert final(state) == whole
+
+    @pytest.mark.nightly
+    def test_kills_at_every_event_and_twice_at_random_ones(
+        self, server: Any, whole: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        chooser = random.Random(1)
+        plans = [[event] for event in range(EVENTS)]
+        plans += [[chooser.randrange(EVENTS), chooser.randrange(EVENTS)] for _ in range(EVENTS)]
+        for number, kills in enumerate(plans):
+            state = tmp_path / f"{number}"
+            codes = [run_in_process(server, state, event, ema_decay=0.9) for event in kills]
+            assert codes[0] == -9 or number > 40, "a kill did not happen"
+            assert run_in_process(server, state, ema_decay=0.9) == 0
+            assert final(state) == whole, kills
+
+    @pytest.mark.parametrize("values", [{"optimizer": "prodigy", "learning_rate": 1.0}, {"offload_optimizer": True}])
+    def test_other_optimizers_resume_exactly(self, tmp_path: Path, values: dict[str, Any]) -> None:
+        run(str(tmp_path / "whole"), **values)
+        run(str(tmp_path / "part"), **values)
+        for name in ("final", "checkpoint-00000004"):
+            for path in sorted((tmp_path / "part" / name).rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            (tmp_path / "part" / name).rmdir()
+        run(str(tmp_path / "part"), **values)
+        assert final(tmp_path / "part") == final(tmp_path / "whole")
+
+    def test_offloading_changes_no_byte_of_the_weights(self, tmp_path: Path) -> None:
+        for name, offload in (("here", False), ("there", True)):
+            run(str(tmp_path / name), offload_optimizer=offload)
+        weights = [read_files(tmp_path / name / "final/unet_lora") for name in ("here", "there")]
+        assert weights[0] == weights[1]
+
+    def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "whole"))
+        run(str(tmp_path / "part"))
+        part = Checkpoints(tmp_path / "part")
+        for name in ("final", "checkpoint-00000004"):
+            weights = tmp_path / "part" / name / "state/parameters.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        start, problems = part.latest()
+        assert start is not None and start.step == 2
+        assert [problem.partition(":")[0] for problem in problems] == ["final", "checkpoint-00000004"]
+        run(str(tmp_path / "part"))
+        assert final(tmp_path / "part") == final(tmp_path / "whole")
+
+
+class TestLength:
+    def test_the_last_partial_accumulation_is_a_step(self) -> None:
+        length = run_length(
+            [(1,)] * 7, section(max_train_steps=None, num_train_epochs=1, gradient_accumulation_steps=3)
+        )
+        assert (length.steps, length.batches) == (2, 4)  # 7 items in batches of 2
+        assert [list(length.of_step(step)) for step in (1, 2)] == [[0, 1, 2], [3]]
+
+    def test_fewer_batches_than_the_accumulation_still_take_a_step(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "state"), items=2, max_train_steps=None, num_train_epochs=1, gradient_accumulation_steps=8)
+        rows = history(tmp_path / "state")
+        assert [row["step"] for row in rows] == [0, 1]
+        assert rows[1]["grad_norm"] > 0
+
+    @pytest.mark.parametrize("values", [{"max_train_steps": None}, {"num_train_epochs": 1}, {"unet": "none"}])
+    def test_contradictory_parameters_are_refused(self, values: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            section(**values)
+
+    def test_accumulated_batches_weigh_like_one_batch(self, tmp_path: Path) -> None:
+        """Four items as 2 x 2 and as 1 x 4: the same mean of gradients, by another order of additions."""
+        adapter = {"dropout": 0.0}
+        for name, batch, parts in (("one", 4, 1), ("two", 2, 2)):
+            run(
+                str(tmp_path / name), items=4, adapter=adapter, max_train_steps=1, lr_warmup_steps=0,
+                train_batch_size=batch, gradient_accumulation_steps=parts, validation_levels=1,
+            )  # fmt: skip
+        rows = [history(tmp_path / name) for name in ("one", "two")]
+        assert rows[0][0] == rows[1][0]
+        assert rows[0][1].keys() == rows[1][1].keys()
+
+
+class TestSchedule:
+    def test_warm_up_counts_optimizer_steps(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "state"), lr_warmup_steps=2, gradient_accumulation_steps=4)
+        rates = [row["learning_rate"] for row in history(tmp_path / "state")[1:]]
+        assert rates == pytest.approx([0, 0.025, 0.05, 0.05, 0.05])
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("constant", lambda _: 1.0),
+            ("linear", lambda step: (10 - step) / 8),
+            ("cosine", lambda step: (1 + math.cos(math.pi * (step - 2) / 8)) / 2),
+        ],
+    )
+    def test_schedules_fall_as_their_names_say(self, name: str, expected: Any) -> None:
+        factor = learning_rate_factor(section(lr_scheduler=name, lr_warmup_steps=2), 10)
+        assert [factor(step) for step in range(2, 10)] == pytest.approx([expected(step) for step in range(2, 10)])
+
+
+class TestBest:
+    def test_the_lowest_validation_loss_keeps_its_weights(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "state"), learning_rate=3.0, max_train_steps=6, checkpointing_steps=2)
+        rows = [row for row in history(tmp_path / "state")[1:] if "validation_loss" in row]
+        lowest = min(rows, key=lambda row: row["validation_loss"])
+        best = tmp_path / "state" / f"best-{lowest['step']:08.0f}"
+        assert json.loads((best / BEST).read_bytes()) == {name: lowest[name] for name in ("step", "validation_loss")}
+        at = "final" if lowest["step"] == 6 else f"checkpoint-{lowest['step']:08.0f}"
+        kept = {name: data for name, data in read_files(best).items() if name != BEST}
+        assert kept == {n: d for n, d in read_files(tmp_path / "state" / at).items() if n.startswith("unet_lora/")}
+
+    def test_validation_is_measured_in_equal_shares_of_the_noise_with_fixed_draws(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+
+        def watched(networks: Any, batch: Any, seeds: Any, levels: Any) -> Tensor:
+            if levels is not None:
+                seen.append((tuple(seeds), tuple(levels)))
+            return tiny_loss(networks, batch, seeds, levels)
+
+        monkeypatch.setattr(tiny_training, "tiny_loss", watched)
+        run(str(tmp_path / "state"), validation_levels=3, validation_draws=2)
+        row = history(tmp_path / "state")[0]
+        assert row["validation_loss"] == pytest.approx(sum(row[f"validation_loss_{n}"] for n in (1, 2, 3)) / 3)
+        assert all([int(level * 3) for level in levels] == [0, 0, 1, 1, 2, 2] for _, levels in seen)
+        measurements = [tuple(seen[start : start + 3]) for start in range(0, len(seen), 3)]  # 3 items each
+        assert len(measurements) == 4 and len(set(measurements)) == 1
+        assert len({seed for seeds, _ in seen for seed in seeds}) == 3 * 6
+
+    def test_the_moving_average_is_what_is_saved(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "state"), ema_decay=0.5, max_train_steps=2, checkpointing_steps=1)
+        values = [
+            load_file(tmp_path / "state" / name / "state/parameters.safetensors")
+            for name in ("checkpoint-00000001", "final")
+        ]
+        saved = load_file(tmp_path / "state/final/unet_lora/adapter_model.safetensors")
+        name = "unet.base_model.model.to_v.lora_B.default.weight"
+        first = torch.zeros_like(values[0][name])  # B starts at zero
+        expected = (first * 0.25 + values[0][name] * 0.25) + values[1][name] * 0.5
+        torch.testing.assert_close(saved["base_model.model.to_v.lora_B.weight"], expected)
+
+
+class TestDivergence:
+    def test_it_names_the_step_and_the_items(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def items(count: int, name: str) -> Any:
+            made = tiny_items(count, name)
+            return type(made)(
+                made.ids,
+                made.shapes,
+                lambda n: {"x": torch.full((4,), math.nan)} if n == 3 and name == "item" else made.read(n),
+            )
+
+        monkeypatch.setattr(tiny_training, "tiny_items", items)
+        with pytest.raises(Diverged, match=r"the loss is nan at step [12] \(items item3\)"):
+            run(str(tmp_path / "state"))
+
+
+class TestProbe:
+    def check(self, **values: Any) -> list[str]:
+        from accelerate import Accelerator
+
+        networks = tiny_networks(section(), adapter_section(**values))
+        before = {name: value.clone() for name, value in networks.state_dict().items()}
+        idle = layers_without_gradient(networks, tiny_items(1, "item"), tiny_loss, Accelerator(cpu=True), 0)
+        assert all(torch.equal(value, before[name]) for name, value in networks.state_dict().items())
+        assert all(parameter.grad is None for parameter in networks.parameters())
+        return idle
+
+    def test_every_layer_of_a_sound_adapter_gets_a_gradient(self) -> None:
+        """Though every A has a zero gradient at the first step, since B is zero."""
+        assert self.check() == []
+
+    def test_a_group_without_a_gradient_is_an_error_that_names_it(self) -> None:
+        with pytest.raises(NoGradient, match="unet: idle"):
+            self.check(target_modules=["to_q", "idle"])
+
+
+class TestFull:
+    def test_a_network_trained_in_full_is_saved_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tiny_training.Net, "to_json_string", lambda _: '{"_name": 1, "width": 8}', raising=False)
+        run(str(tmp_path / "state"), unet="full")
+        saved = load_file(tmp_path / "state/final/unet/diffusion_pytorch_model.safetensors")
+        assert saved.keys() == tiny_training.Net().state_dict().keys()
+        untouched = tiny_networks(section(unet="full"))["unet"].state_dict()
+        moved = {name for name, value in saved.items() if not torch.equal(value, untouched[name])}
+        assert {name.split(".")[0] for name in moved} == {"to_q", "to_v", "idle"} - ({"idle"} - {n[:4] for n in moved})
+        assert json.loads((tmp_path / "state/final/unet/config.json").read_text()) == {"_class_name": "Net", "width": 8}
