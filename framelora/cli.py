@@ -15,6 +15,7 @@ from framelora.cells import upkeep
 from framelora.cells.store import open_store
 from framelora.commands import adapters, metrics
 from framelora.commands.interpolate_cli import interpolate_command
+from framelora.commands.validate import validate
 from framelora.console import UserError, command, relative, say
 from framelora.dataset.sources import group, walk
 from framelora.params import load_params
@@ -24,6 +25,7 @@ cells = typer.Typer(invoke_without_command=True, help="The store of computed cel
 app.add_typer(cells, name="cells")
 app.add_typer(adapters.app)
 app.command("interpolate")(interpolate_command)
+app.command()(validate)
 
 
 def readable(num_bytes: int) -> str:
@@ -103,10 +105,10 @@ def doctor(
     root = Path(params.data.root)
     if not root.is_dir():
         raise UserError(f"data.root: {relative(root)} does not exist: create the folder and put clips into it")
-    found = group(walk(root))[0]
+    found = group(walk(root), images=params.data.images)[0]
     if not found:
         raise UserError(f"data.root: {relative(root)} holds no clip and no image pair: put some into it")
-    say(f"{relative(root)}: {len(found)} clips and image pairs")
+    say(f"{relative(root)}: {len(found)} clips{', images' if params.data.images else ''} and image pairs")
     base = Path(params.model.base)
     say(f"{relative(base)}: fingerprint {fingerprint(base)[:16]}")
     if full and (changed := verify(base)):

@@ -11,7 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from framelora.console import UserError, relative
 from framelora.schema.base import Section
-from framelora.schema.data import Data, Extract, Pair
+from framelora.schema.data import Captions, Data, Extract, Pair
 from framelora.schema.easyanimate import EasyAnimate
 from framelora.schema.framer import Framer
 from framelora.schema.output import Render, Report, Score
@@ -33,6 +33,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     data: Data
+    captions: Captions
     extract: Extract
     pair: Pair
     model: Model

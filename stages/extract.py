@@ -19,17 +19,19 @@ from framelora.cells.store import Cell, MissingCell, open_store
 from framelora.console import UserError, command, say, warn
 from framelora.dataset.pairs import SHOTS_SCHEMA
 from framelora.digest import canonical_json
-from framelora.media.decode import Shot, decode_image, decode_video
+from framelora.media.buckets import allowed_sizes, nearest_bucket, upscale
+from framelora.media.decode import decode_image, decode_video
 from framelora.media.lossless import encode_frames
-from framelora.media.probe import Unreadable
+from framelora.media.probe import Limits, Unreadable
+from framelora.media.shots import Cutting, Shot
 from framelora.params import load_params
-from framelora.schema.data import Extract
+from framelora.schema.data import Data, Extract
 from framelora.source import source_digest
 from framelora.versions import versions
 
 DECODING = {
     "code": source_digest("framelora.media.decode"),
-    "versions": versions("decord", "scenedetect-headless", "opencv-python-headless", "imageio-ffmpeg", "pillow"),
+    "versions": versions("av", "scenedetect-headless", "opencv-python-headless", "imageio-ffmpeg", "pillow"),
 }
 PACKING = {"code": source_digest("framelora.media.lossless"), "versions": versions("av")}
 
@@ -37,10 +39,28 @@ PACKING = {"code": source_digest("framelora.media.lossless"), "versions": versio
 class Extraction:
     """Plans and computes the cells of one source after the other; remembers which could not be decoded."""
 
-    def __init__(self, params: Extract, root: Path) -> None:
+    def __init__(self, params: Extract, data: Data) -> None:
         self.params = params
-        self.root = root
+        self.root = Path(data.root)
+        self.limits = Limits(data.max_pixels, data.max_frames, data.max_seconds)
+        self.sizes = allowed_sizes(params)
+        self.cutting = Cutting(
+            params.detector,
+            params.shot_threshold,
+            params.min_shot_seconds,
+            params.max_shot_seconds,
+            params.black_level,
+            params.trim_fades,
+        )
         self.failed: dict[str, str] = {}
+
+    def left_out(self, source: pd.Series) -> str | None:
+        """Why a readable source is not used, by the parameters; None when it is."""
+        bucket = nearest_bucket(source.width, source.height, self.sizes)
+        factor = upscale(source.width, source.height, bucket)
+        if factor <= self.params.max_upscale:
+            return None
+        return f"would be enlarged {factor:.1f} times; extract.max_upscale is {self.params.max_upscale:g}"
 
     def shots_cell(self, source: pd.Series) -> Cell:
         """The cell that lists a source's shots. Everything that decides cuts and time stamps is in its key."""
@@ -48,8 +68,8 @@ class Extraction:
             "digests": [source.digest, source.end_digest],
             "suffix": Path(source.path).suffix.lower(),
             "fps": self.params.fps,
-            "buckets": self.params.buckets,
-            "cuts": [self.params.shot_threshold, self.params.min_shot_seconds, self.params.max_shot_seconds],
+            "buckets": self.sizes,
+            "cuts": vars(self.cutting),
             "decoding": DECODING,
         }
         return Cell("extract/shots", source.content_id, inputs)
@@ -60,18 +80,15 @@ class Extraction:
         return Cell("extract/frames", source.content_id, inputs)
 
     def decode(self, source: pd.Series) -> Iterator[tuple[dict[str, object], Shot]]:
-        """Each shot of a source with its facts: the start and the end image are shots of one frame."""
-        if source.kind == "image_pair":
+        """Each shot of a source with its facts: an image is a shot of one frame."""
+        if source.kind != "video":
             for digest, path in ((source.digest, source.path), (source.end_digest, source.end_path)):
-                yield shot_facts(digest, shot := decode_image(self.root / path, self.params.buckets)), shot
+                if path:
+                    yield shot_facts(digest, shot := decode_image(self.root / path, self.sizes, self.limits)), shot
             return
+        path = self.root / source.path
         for shot in decode_video(
-            self.root / source.path,
-            target_fps=self.params.fps,
-            buckets=self.params.buckets,
-            shot_threshold=self.params.shot_threshold,
-            min_shot_seconds=self.params.min_shot_seconds,
-            max_shot_seconds=self.params.max_shot_seconds,
+            path, target_fps=self.params.fps, buckets=self.sizes, cutting=self.cutting, limits=self.limits
         ):
             yield shot_facts(source.digest, shot), shot
 
@@ -110,7 +127,9 @@ def main(
     """Extract the frames of all sources."""
     params = load_params()
     sources = files.read_table(Path("data/sources.parquet")).drop_duplicates("content_id").sort_values("content_id")
-    extraction = Extraction(params.extract, Path(params.data.root))
+    extraction = Extraction(params.extract, params.data)
+    unused = {source.path: reason for _, source in sources.iterrows() if (reason := extraction.left_out(source))}
+    sources = sources[~sources.path.isin(unused)]
     filling = Filling(open_store(), "extract", Shard.parse(shard) if shard else None)
 
     planned = {extraction.shots_cell(source).key: source for _, source in sources.iterrows()}
@@ -123,9 +142,14 @@ def main(
     report_failures(extraction.failed, params.extract.on_error)
     if not shard and not fill:
         files.write_table(Path("data/frames.parquet"), sorted(rows, key=lambda row: str(row["shot"])), SHOTS_SCHEMA)
-        failures = pd.DataFrame(sorted(extraction.failed.items()), columns=["path", "reason"])
+        shown = {row["content_id"] for row in rows}
+        black = sources[~sources.content_id.isin(shown) & ~sources.path.isin(extraction.failed)].path
+        unused |= dict.fromkeys(black, "holds nothing but black (extract.black_level)")
+        for path, reason in sorted(unused.items()):
+            warn(f"warning: {path} {reason}: left out")
+        failures = pd.DataFrame(sorted((extraction.failed | unused).items()), columns=["path", "reason"])
         files.write_text(Path("reports/extract/skipped.csv"), failures.to_csv(index=False))
-        say(f"extract: {len(rows)} shots of {len(sources) - len(extraction.failed)} sources")
+        say(f"extract: {len(rows)} shots of {len(shown)} sources")
 
 
 def fill_frames(filling: Filling, extraction: Extraction, source: pd.Series) -> list[dict[str, object]]:
@@ -143,7 +167,8 @@ def fill_frames(filling: Filling, extraction: Extraction, source: pd.Series) -> 
     filling.fill(cells, lambda cell: extraction.compute(filling, source))
     if filling.shard is not None:
         return []
-    names = ["start", "end"] if source.kind == "image_pair" else [f"{number:03d}" for number in range(len(shots))]
+    numbers = [f"{number:03d}" for number in range(len(shots))]
+    names = {"image_pair": ["start", "end"], "image": ["image"]}.get(source.kind, numbers)
     return [
         {
             "shot": f"{source.content_id}-{name}",

@@ -1,15 +1,17 @@
-"""Captions from `metadata.json` and `.txt` sidecars, and what is wrong with them."""
+"""Captions and other columns of every content, from metadata files and `.txt` sidecars, and what is wrong with them."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from framelora.dataset.metadata import FILES, Row, as_number, read_rows
+from framelora.dataset.paths import Names, PathProblem
+from framelora.dataset.rules import Finding
 from framelora.dataset.sources import Source
 from framelora.files import column
 from framelora.media.probe import DEMUXERS
@@ -17,44 +19,18 @@ from framelora.media.probe import DEMUXERS
 SCHEMA = pa.schema(
     [
         column("content_id", pa.string(), "id of the content"),
-        column("text", pa.string(), "its caption; empty when it has none"),
+        column("text", pa.string(), "its caption with trigger word, prefix and suffix; empty when it has none"),
+        column("variants", pa.list_(pa.string()), "the same with its tags in other orders; the first is as written"),
     ]
 )
-METADATA = "metadata.json"
-
-
-Severity = Literal["error", "warning", "info"]
-
-
-@dataclass(frozen=True, order=True)
-class Issue:
-    """Something to mend in the data. An `error` stops the pipeline before anything is decoded."""
-
-    severity: Severity
-    rule: str
-    where: str  # file under data.root, with the row where there is one
-    message: str
-
-
-def _whole_characters(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair: no file can be named or written so") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_whole_characters)]
-
-
-class MetadataRow(BaseModel):
-    """One row of the seed guides' metadata.json. Other keys are allowed and left alone."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    file_path: Text
-    text: Text = ""
-    type: Literal["video", "image"] | None = None
+COLUMNS_SCHEMA = pa.schema(
+    [
+        column("content_id", pa.string(), "id of the content"),
+        column("column", pa.string(), "name of a metadata column other than path, text and type"),
+        column("value", pa.string(), "its value as text"),
+        column("number", pa.float64(), "the number that the value says; NaN when it says none"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -65,122 +41,127 @@ class Caption:
     where: str
 
 
-def resolve_inside(root: Path, file_path: str) -> str:
-    """A metadata path as a path under the data root.
+@dataclass
+class Gathered:
+    """What all metadata says, by content id.
 
-    Raises:
-        ValueError: it is absolute, an address, leaves the root (also through a link), or names no regular file.
+    Attributes:
+        captions: one caption for each content that has any; its text may be empty.
+        columns: values of other columns, as text.
+        findings: rows that can't be used, duplicates, conflicts.
     """
-    if "\0" in file_path or not file_path.strip():
-        raise ValueError("is not a path")
-    if "://" in file_path:
-        raise ValueError("is an address: only files under data.root can be used")
-    if PurePosixPath(file_path).is_absolute() or "\\" in file_path or file_path[1:2] == ":":
-        raise ValueError("is absolute or uses backslashes: write it relative to data.root, with /")
-    # The name as written (a link keeps its own name), without `.` and `..`.
-    parts: list[str] = []
-    for part in PurePosixPath(file_path).parts:
-        if part != "..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-        else:
-            raise ValueError("leaves data.root")
-    name = "/".join(parts)
+
+    captions: dict[str, Caption] = field(default_factory=dict)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def metadata_files(names: Iterable[str]) -> list[str]:
+    """The metadata files among the files of a data root, at any depth."""
+    return sorted(name for name in names if PurePosixPath(name).name.lower() in FILES)
+
+
+def read_metadata(root: Path, names: Iterable[str]) -> tuple[dict[str, list[Row]], list[Finding]]:
+    """Read every metadata file of a data root: for each file the rows that name it, and what is wrong with the rest."""
+    files = Names(root, names)
+    rows: dict[str, list[Row]] = {}
+    findings: list[Finding] = []
+    for metadata in metadata_files(files.names):
+        for row in read_rows(root, metadata):
+            if isinstance(row, Finding):
+                findings.append(row)
+                continue
+            try:
+                file = files.find(row.file_path)
+            except PathProblem as problem:
+                findings.append(Finding(problem.rule, row.where, f"{row.file_path!r} {problem}"))
+                continue
+            rows.setdefault(file, []).append(row)
+            is_video = PurePosixPath(file).suffix.lower() in DEMUXERS
+            if row.type is not None and (row.type == "video") != is_video:
+                findings.append(Finding("wrong-type", row.where, f"{file} is not of type {row.type!r}"))
+    return rows, findings
+
+
+def sidecar_name(source: Source) -> str:
+    """The `.txt` beside a source: `clip.txt` for `clip.mp4`, `NAME.txt` for a pair."""
+    return f"{source.name}.txt" if source.end_path else str(PurePosixPath(source.path).with_suffix(".txt"))
+
+
+def read_sidecar(root: Path, name: str) -> Caption | Finding:
+    """Read a sidecar, as UTF-8."""
     try:
-        target = (root / name).resolve()
-        is_file = target.is_file()
-    except OSError as error:
-        raise ValueError(f"can't be looked up ({error.strerror})") from None
-    except RuntimeError:  # until Python 3.13
-        raise ValueError("is a link that leads to itself") from None
-    if not target.is_relative_to(root.resolve()):
-        raise ValueError("leaves data.root")
-    if not is_file:
-        raise ValueError("does not exist" if not target.exists() else "is not a file")
-    return name
+        return Caption((root / name).read_bytes().decode("utf-8-sig").strip(), name)
+    except UnicodeDecodeError as error:
+        return Finding("encoding", name, f"is not UTF-8 (byte 0x{error.object[error.start]:02x})")
 
 
-def read_metadata(root: Path) -> tuple[dict[str, list[Caption]], list[Issue]]:
-    """Read `metadata.json` of a data root: for each file the captions given to it, and the issues found."""
-    captions: dict[str, list[Caption]] = {}
-    issues: list[Issue] = []
-    path = root / METADATA
-    if not path.is_file():
-        return captions, issues
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and thousands of brackets
-        return captions, [Issue("error", "metadata-unreadable", METADATA, f"is not valid JSON in UTF-8: {error}")]
-    if not isinstance(rows, list):
-        return captions, [Issue("error", "metadata-unreadable", METADATA, "must be a list of rows")]
-    for number, value in enumerate(rows):
-        where = f"{METADATA} row {number}"
-        try:
-            row = MetadataRow.model_validate(value)
-            file = resolve_inside(root, row.file_path)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "row"
-            issues.append(Issue("error", "metadata-row", where, f"{key}: {first['msg'].lower()}"))
-            continue
-        except ValueError as error:
-            issues.append(Issue("error", "metadata-path", where, f"file_path {row.file_path!r} {error}"))
-            continue
-        captions.setdefault(file, []).append(Caption(row.text.strip(), where))
-        is_video = Path(file).suffix.lower() in DEMUXERS
-        if row.type is not None and (row.type == "video") != is_video:
-            issues.append(Issue("error", "metadata-type", where, f"{file} is not of type {row.type!r}"))
-    return captions, issues
-
-
-def read_sidecar(root: Path, source: Source) -> tuple[Caption | None, list[Issue]]:
-    """Read the `.txt` beside a source: `clip.txt` for `clip.mp4`, `NAME.txt` for a pair."""
-    name = str(PurePosixPath(source.path).with_suffix(".txt")) if source.kind == "video" else f"{source.name}.txt"
-    path = root / name
-    if not path.is_file():
-        return None, []
-    try:
-        return Caption(path.read_text(encoding="utf-8-sig").strip(), name), []
-    except UnicodeDecodeError:
-        return None, [Issue("error", "sidecar-unreadable", name, "is not UTF-8 text: save it as UTF-8")]
-
-
-def gather_captions(
-    root: Path, sources: list[Source], content_ids: dict[str, str]
-) -> tuple[dict[str, str], list[Issue]]:
-    """One caption for each content id, from every place that names it.
+def gather(root: Path, names: Iterable[str], sources: list[Source], content_ids: Mapping[str, str]) -> Gathered:
+    """One caption and one value of each column for each content, from every place that names it.
 
     Args:
         root: the data root.
-        sources: its clips and pairs.
+        names: its files.
+        sources: its clips, images and pairs.
         content_ids: content id of each source, by its name.
-
-    Returns:
-        Captions by content id, and the issues found: rows for files that are no source, duplicates, conflicts.
     """
-    by_file, issues = read_metadata(root)
-    given: dict[str, list[Caption]] = {}
-    known = set()
+    found = Gathered()
+    names = set(names)
+    by_file, found.findings = read_metadata(root, names)
+    captions: dict[str, list[Caption]] = defaultdict(list)
+    values: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # value -> place, by content and column
+    sidecars, known = set(), set()
     for source in sources:
-        sidecar, found = read_sidecar(root, source)
-        issues += found
-        rows = [caption for path in source.paths for caption in by_file.get(path, [])]
+        content_id = content_ids[source.name]
+        rows = [row for path in source.paths for row in by_file.get(path, [])]
         known |= set(source.paths)
         if len(rows) > 1:
-            issues.append(Issue("warning", "duplicate-row", rows[1].where, f"{source.name} has {len(rows)} rows"))
-        given.setdefault(content_ids[source.name], []).extend(rows + ([sidecar] if sidecar else []))
+            places = " and ".join(row.where for row in rows)
+            found.findings.append(Finding("duplicate-row", rows[1].where, f"{source.name} has {len(rows)}: {places}"))
+        captions[content_id] += [Caption(row.text, row.where) for row in rows if row.text is not None]
+        for row in rows:
+            for name, value in row.columns.items():
+                values[content_id, name].setdefault(value, row.where)
+        sidecar = sidecar_name(source)
+        sidecars.add(sidecar)
+        if sidecar in names:
+            caption = read_sidecar(root, sidecar)
+            if isinstance(caption, Finding):
+                found.findings.append(caption)
+            else:
+                captions[content_id].append(caption)
     for file in sorted(set(by_file) - known):
-        where = by_file[file][0].where
-        issues.append(Issue("warning", "row-without-source", where, f"{file} is no clip or image pair: row unused"))
-    captions = {}
-    for content_id, candidates in given.items():
-        texts = sorted({caption.text for caption in candidates if caption.text})
-        captions[content_id] = texts[0] if texts else ""
-        if len(texts) > 1:
+        message = f"{file} is no clip, image or image pair that is used"
+        found.findings += [Finding("row-without-source", row.where, message) for row in by_file[file]]
+    for name in sorted(name for name in names - sidecars if name.lower().endswith(".txt")):
+        found.findings.append(Finding("stray-sidecar", name, "stands beside no clip, image or image pair of its name"))
+    _merge(found, captions, values)
+    return found
+
+
+def _merge(found: Gathered, captions: dict[str, list[Caption]], values: dict[tuple[str, str], dict[str, str]]) -> None:
+    """Settle on one caption and one value each; conflicts name every place."""
+    for content_id, candidates in captions.items():
+        distinct = {caption.text: caption for caption in reversed(candidates) if caption.text}
+        if distinct:
+            found.captions[content_id] = distinct[min(distinct)]
+        elif candidates:
+            found.captions[content_id] = candidates[0]
+        if len(distinct) > 1:
             places = " and ".join(caption.where for caption in candidates if caption.text)
-            issues.append(Issue("error", "conflicting-captions", places, "give one content different captions"))
-    for source in sources:
-        if not captions[content_ids[source.name]]:
-            issues.append(Issue("info", "no-caption", source.name, "has no caption"))
-    return captions, issues
+            found.findings.append(Finding("conflicting-captions", places, "give one content different captions"))
+    for (content_id, name), places_by_value in sorted(values.items()):
+        found.columns.setdefault(content_id, {})[name] = min(places_by_value)
+        if len(places_by_value) > 1:
+            said = " and ".join(f"{value!r}" for value in places_by_value)
+            where = " and ".join(places_by_value.values())
+            found.findings.append(Finding("conflicting-columns", where, f"column {name!r} of one content is {said}"))
+
+
+def column_rows(columns: Mapping[str, Mapping[str, str]]) -> list[dict[str, object]]:
+    """Rows of `COLUMNS_SCHEMA`, in order."""
+    return [
+        {"content_id": content_id, "column": name, "value": value, "number": as_number(value)}
+        for content_id, named in sorted(columns.items())
+        for name, value in sorted(named.items())
+    ]

@@ -1,45 +1,50 @@
-"""The files under `data.root`: which are clips and image pairs, and what is in them."""
+"""The files under `data.root`: which are clips, images and image pairs, and what is in them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from framelora.console import UserError
+from framelora.console import UserError, relative
+from framelora.dataset.rules import Finding
 from framelora.digest import sha256
 from framelora.files import column, file_digest, write_json
 from framelora.media.probe import DEMUXERS, IMAGE_FORMATS, Facts
 
 SCHEMA = pa.schema(
     [
-        column("name", pa.string(), "path of the clip under data.root; for an image pair without _start and extension"),
-        column("kind", pa.string(), "video or image_pair"),
+        column("name", pa.string(), "path under data.root; for an image pair without _start and extension"),
+        column("kind", pa.string(), "video, image or image_pair"),
         column("content_id", pa.string(), "id of the content: 16 hex digits; the same under every name"),
-        column("path", pa.string(), "the video, or the pair's start image, under data.root"),
+        column("path", pa.string(), "the video, the image, or the pair's start image, under data.root"),
         column("digest", pa.string(), "SHA-256 of that file"),
-        column("end_path", pa.string(), "the pair's end image, under data.root; empty for a video"),
-        column("end_digest", pa.string(), "SHA-256 of that file; empty for a video"),
+        column("end_path", pa.string(), "the pair's end image, under data.root; empty for others"),
+        column("end_digest", pa.string(), "SHA-256 of that file; empty for others"),
         column("width", pa.int32(), "width as displayed", "pixels"),
         column("height", pa.int32(), "height as displayed", "pixels"),
         column("num_frames", pa.int64(), "frames by the container's count; 0 when it has none", "frames"),
-        column("fps", pa.float64(), "average rate; 0 for an image pair", "frames/s"),
-        column("duration", pa.float64(), "length by the container; 0 for an image pair", "s"),
+        column("fps", pa.float64(), "average rate; 0 for images", "frames/s"),
+        column("duration", pa.float64(), "length by the container; 0 for images", "s"),
         column("codec", pa.string(), "codec of the video stream, or image format"),
         column("rotation", pa.int32(), "how players turn the stored picture, counter-clockwise", "degrees"),
+        column("pixel_format", pa.string(), "pixel format of the video stream, or mode of the image"),
+        column("transfer", pa.string(), "HDR transfer function, pq or hlg; empty for standard range"),
+        column("interlaced", pa.bool_(), "the first frame is interlaced"),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """A clip or an image pair, by the names its files have under `data.root`."""
+    """A clip, an image or an image pair, by the names its files have under `data.root`."""
 
     name: str
-    kind: str  # "video" or "image_pair"
+    kind: str  # "video", "image" or "image_pair"
     path: str
     end_path: str = ""
 
@@ -48,56 +53,94 @@ class Source:
         """Its one or two files."""
         return [self.path, self.end_path] if self.end_path else [self.path]
 
-    def content_id(self, digests: dict[str, str]) -> str:
+    def content_id(self, digests: Mapping[str, str]) -> str:
         """Id of the content, from the digests of its files: the same under every name."""
         return sha256("+".join([self.kind, *(digests[path] for path in self.paths)]).encode())[:16]
 
 
-def walk(root: Path) -> list[str]:
+def scan(root: Path) -> tuple[list[str], list[Finding]]:
     """All files under a folder as sorted POSIX paths relative to it; hidden files and folders are left out.
 
+    Links to files inside of it count as files. Links that lead out of it are found and never followed.
+
     Raises:
-        UserError: a name is not UTF-8, so that no table could hold it.
+        UserError: a name is not UTF-8, so that no table could hold it; a folder can't be read.
     """
-    found = []
-    for path in root.rglob("*"):
-        name = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+    found: list[str] = []
+    findings: list[Finding] = []
+    inside = root.resolve()
+    waiting = [("", root)]
+    while waiting:
+        prefix, folder = waiting.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            raise UserError(f"{relative(folder)} can't be read ({error.strerror}): make it readable") from None
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{prefix}{entry.name}"
             try:
-                name.as_posix().encode()
+                name.encode()
             except UnicodeEncodeError:
-                raise UserError(f"data.root: the name {name.as_posix()!r} is not UTF-8: rename the file") from None
-            found.append(name.as_posix())
-    return sorted(found)
+                raise UserError(f"data.root: the name {name!r} is not UTF-8: rename the file") from None
+            if entry.is_symlink() and (finding := _check_link(Path(entry.path), name, inside)):
+                findings.append(finding)
+            elif entry.is_dir():
+                waiting.append((f"{name}/", Path(entry.path)))
+            elif entry.is_file():
+                found.append(name)
+    return sorted(found), sorted(findings)
 
 
-def group(paths: list[str]) -> tuple[list[Source], list[str], list[str]]:
-    """Sort files into sources.
+def _check_link(path: Path, name: str, inside: Path) -> Finding | None:
+    """Why a link is not followed; None for one to a file inside the data root."""
+    try:
+        target = path.resolve()
+        target.stat()
+    except (OSError, RuntimeError):
+        return Finding("broken-link", name, "is a link to nothing, or to itself")
+    if not target.is_relative_to(inside):
+        return Finding("link-outside", name, "is a link that leads out of data.root")
+    return Finding("link-to-folder", name, "is a link to a folder") if target.is_dir() else None
 
-    Returns:
-        The videos and image pairs by name; start or end images whose other half is missing or that stand for the same
-        half of the same pair as another; single images.
+
+def walk(root: Path) -> list[str]:
+    """The files that `scan` finds."""
+    return scan(root)[0]
+
+
+def group(paths: Iterable[str], *, images: bool = False) -> tuple[list[Source], list[Finding]]:
+    """Sort files into sources, by name; images that are no source are findings.
+
+    Args:
+        paths: files under the data root.
+        images: whether single images are sources too.
     """
-    sources = [Source(path, "video", path) for path in paths if Path(path).suffix.lower() in DEMUXERS]
+    sources: list[Source] = []
+    findings: list[Finding] = []
     halves: dict[tuple[str, str], str] = {}
-    widows, single = [], []
-    for path in paths:
-        if Path(path).suffix.lower() not in IMAGE_FORMATS:
+    for path in sorted(paths):
+        suffix = PurePosixPath(path).suffix
+        if suffix.lower() in DEMUXERS:
+            sources.append(Source(path, "video", path))
+        if suffix.lower() not in IMAGE_FORMATS:
             continue
-        stem = path[: -len(Path(path).suffix)]
-        name, _, half = stem.rpartition("_")
+        name, _, half = path[: -len(suffix)].rpartition("_")
         if half.lower() in ("start", "end") and name and not name.endswith("/"):
-            if halves.setdefault((name, half.lower()), path) != path:
-                widows.append(path)
+            if (first := halves.setdefault((name, half.lower()), path)) != path:
+                findings.append(Finding("half-pair", path, f"stands for the same half as {first}"))
+        elif images:
+            sources.append(Source(path, "image", path))
         else:
-            single.append(path)
+            findings.append(Finding("single-image", path, "is neither _start nor _end: not used"))
     for (name, half), path in halves.items():
         other = halves.get((name, "end" if half == "start" else "start"))
         if other is None:
-            widows.append(path)
+            findings.append(Finding("half-pair", path, "has no other half"))
         elif half == "start":
             sources.append(Source(name, "image_pair", path, other))
-    return sorted(sources, key=lambda source: source.name), sorted(widows), single
+    return sorted(sources, key=lambda source: source.name), findings
 
 
 class DigestCache:

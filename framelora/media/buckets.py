@@ -4,9 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from framelora.schema.data import Extract
+
+
+def budget_buckets(pixels: int, multiple: int, max_aspect: float) -> list[str]:
+    """All sizes that use up a budget: for each width the greatest height, both multiples of the same number.
+
+    Args:
+        pixels: the most pixels of a frame.
+        multiple: what width and height are multiples of, in pixels.
+        max_aspect: the longer side is at most this many times the shorter one.
+
+    Returns:
+        `WIDTHxHEIGHT`, the squarest first; of sizes with one height only the widest. Never empty where a square of
+        one `multiple` fits.
+    """
+    heights: dict[int, int] = {}
+    for width in range(multiple, pixels // multiple + 1, multiple):
+        height = min(pixels // width, int(width * max_aspect)) // multiple * multiple
+        if height and width <= height * max_aspect:
+            heights[height] = width  # widths rise: the last one of a height is the widest
+    sizes = [(width, height) for height, width in heights.items()]
+    sizes.sort(key=lambda size: abs(math.log(size[0] / size[1])))
+    return [f"{width}x{height}" for width, height in sizes]
+
+
+def allowed_sizes(params: Extract) -> list[str]:
+    """The frame sizes of the parameters of `extract`: those listed, or all of the budget."""
+    budget = params.bucket_budget
+    if budget is None:
+        return list(params.buckets)
+    return budget_buckets(budget.most_pixels, budget.multiple, budget.max_aspect)
 
 
 def nearest_bucket(width: int, height: int, buckets: Sequence[str]) -> tuple[int, int]:
@@ -20,9 +54,14 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[str]) -> tuple[int
     return min(sizes, key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - math.log(width / height)))
 
 
+def upscale(width: int, height: int, bucket: tuple[int, int]) -> float:
+    """How many times a picture is enlarged to cover a bucket; below 1 it is reduced."""
+    return max(bucket[0] / width, bucket[1] / height)
+
+
 def cover(width: int, height: int, bucket: tuple[int, int]) -> tuple[int, int]:
     """Size `(width, height)` to which a picture is scaled so that it just covers a bucket, aspect kept."""
-    scale = max(bucket[0] / width, bucket[1] / height)
+    scale = upscale(width, height, bucket)
     return max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,8 +18,22 @@ IMAGE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"
 MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
+THUMBNAIL = 96  # pixels of the longer side
+# Transfer characteristics of ITU-T H.273 that mean high dynamic range.
+HDR_TRANSFERS = {16: "pq", 18: "hlg"}
+PATIENCE = 30.0  # seconds for opening a file, and for each read
+
+
 class Unreadable(Exception):
     """The file can't be used; the text says why, in a few words."""
+
+
+class Unsupported(Unreadable):
+    """The file is whole, but nothing here decodes its codec."""
+
+
+class OverLimit(Unreadable):
+    """The file is larger or longer than the limits allow."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,28 @@ class Facts:
     duration: float  # seconds; 0 for an image
     codec: str
     rotation: int  # degrees that a player turns the stored picture, counter-clockwise
+    pixel_format: str = ""  # FFmpeg's name of it, for example yuv420p10le; for an image Pillow's mode
+    transfer: str = ""  # pq or hlg for high dynamic range, else empty
+    interlaced: bool = False  # by the first frame
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether pixels can be transparent."""
+        return self.pixel_format.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya")) or (
+            self.pixel_format in ("RGBA", "LA", "PA")
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused, so that no file takes the machine down."""
+
+    max_pixels: int = 50_000_000  # of a frame or image
+    max_frames: int = 250_000
+    max_seconds: float = 3600.0
+
+
+NO_FILE_BEYOND = Limits()
 
 
 def begins_as(path: Path) -> bool:
@@ -46,61 +84,129 @@ def begins_as(path: Path) -> bool:
             return head[:4] == b"RIFF" and head[8:12] == b"AVI "
 
 
-def probe_video(path: Path) -> Facts:
-    """Read a video's facts and decode its first frame.
+def probe_video(path: Path, limits: Limits = NO_FILE_BEYOND) -> Facts:
+    """Read a video's facts; its first frame is decoded. Raises as `peek_video` does."""
+    return peek_video(path, limits)[0]
+
+
+def peek_video(path: Path, limits: Limits = NO_FILE_BEYOND) -> tuple[Facts, Image.Image]:
+    """Read a video's facts and its first frame, upright, as a thumbnail.
 
     Raises:
         Unreadable: not that container, no video stream, or no frame that decodes.
+        Unsupported: no decoder for the stream.
+        OverLimit: its frames are too large, or it is too long, by its header or its first frame.
     """
     if path.stat().st_size == 0:
         raise Unreadable("is empty (0 bytes)")
     if not begins_as(path):
         raise Unreadable(f"is not a {path.suffix.lower()} file, whatever its name says")
-    demuxer = DEMUXERS[path.suffix.lower()]
     try:
         with av.open(
-            str(path), format=demuxer, options={"protocol_whitelist": "file"}, metadata_errors="replace"
+            f"file:{path}",
+            format=DEMUXERS[path.suffix.lower()],
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+            timeout=PATIENCE,
         ) as container:
-            if not container.streams.video:
-                raise Unreadable("has no video stream")
-            stream = container.streams.video[0]
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise Unreadable("holds no frame that decodes")
-            rate = stream.average_rate or stream.guessed_rate or Fraction(0)
-            duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            if not duration and container.duration:
-                duration = container.duration / av.time_base
-            pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-            width, height = round(frame.width * pixel_aspect), frame.height
-            rotation = round(frame.rotation) % 360
-            codec = stream.codec_context.name
-            num_frames = stream.frames
+            return _peek(container, limits)
+    except av.error.ExitError:
+        raise OverLimit(f"can't be opened within {PATIENCE:.0f} s") from None
     except av.FFmpegError as error:
         raise Unreadable(f"can't be opened as video ({error.strerror or error})") from None
+
+
+def _peek(container: av.container.InputContainer, limits: Limits) -> tuple[Facts, Image.Image]:
+    """Facts and first frame of an open container."""
+    if not container.streams.video:
+        raise Unreadable("has no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise Unsupported("has a video stream of an unknown codec")
+    check_pixels(stream.width or 0, stream.height or 0, limits)
+    stream.codec_context.thread_count = 1
+    frame = next(container.decode(stream), None)
+    if frame is None:
+        raise Unreadable("holds no frame that decodes")
+    check_pixels(frame.width, frame.height, limits)
+    duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if not duration and container.duration:
+        duration = container.duration / av.time_base
+    if duration > limits.max_seconds:
+        raise OverLimit(f"lasts {duration:.0f} s; data.max_seconds is {limits.max_seconds:g}")
+    if stream.frames > limits.max_frames:
+        raise OverLimit(f"has {stream.frames} frames; data.max_frames is {limits.max_frames}")
+    width, height = round(frame.width * (stream.sample_aspect_ratio or Fraction(1))) or 1, frame.height
+    check_pixels(width, height, limits)
+    rotation = round(frame.rotation) % 360
     if rotation in (90, 270):
         width, height = height, width
-    return Facts(width, height, num_frames, float(rate), duration, codec, rotation)
+    facts = Facts(
+        width,
+        height,
+        stream.frames,
+        float(stream.average_rate or stream.guessed_rate or 0),
+        max(duration, 0.0),
+        stream.codec_context.name,
+        rotation,
+        frame.format.name,
+        HDR_TRANSFERS.get(int(frame.color_trc or 0), ""),
+        bool(frame.interlaced_frame),
+    )
+    scale = THUMBNAIL / max(width, height)
+    small = [max(1, round(side * scale)) for side in (width, height)]
+    stored = small[::-1] if rotation in (90, 270) else small
+    picture = frame.to_image(width=stored[0], height=stored[1])
+    return facts, picture.rotate(rotation, expand=True) if rotation else picture
 
 
-def open_image(path: Path) -> Image.Image:
+def check_pixels(width: int, height: int, limits: Limits) -> None:
+    """Raise `OverLimit` for a picture that is too large."""
+    if width * height > limits.max_pixels:
+        raise OverLimit(f"is {width}x{height} pixels; data.max_pixels is {limits.max_pixels}")
+
+
+def open_image(path: Path, limits: Limits = NO_FILE_BEYOND) -> Image.Image:
     """Open an image as the format its extension names and decode it to RGB, upright as its EXIF orientation says.
 
     Raises:
-        Unreadable: it is none, is damaged, or is too large to be a picture (decompression bomb).
+        Unreadable: it is none, or is damaged.
+        OverLimit: it is too large; that is seen before a pixel is decoded.
     """
+    return _open_image(path, limits)[0]
+
+
+def _open_image(path: Path, limits: Limits) -> tuple[Image.Image, str]:
+    """The decoded image, and the mode that its pixels were stored in."""
     try:
-        with Image.open(path, formats=[IMAGE_FORMATS[path.suffix.lower()]]) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit decides
+            with Image.open(path, formats=[IMAGE_FORMATS[path.suffix.lower()]]) as image:
+                check_pixels(*image.size, limits)
+                return ImageOps.exif_transpose(image).convert("RGB"), image.mode
     except UnidentifiedImageError:
         raise Unreadable(f"is not a {path.suffix.lower()} image, whatever its name says") from None
     except Image.DecompressionBombError:
-        raise Unreadable("has too many pixels to be a picture") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Unreadable(f"can't be decoded ({error})") from None
+        raise OverLimit("has too many pixels to be a picture") from None
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        raise Unreadable(f"can't be decoded ({' '.join(str(error).split())[:120]})") from None
 
 
-def probe_image(path: Path) -> Facts:
-    """Read an image's facts. Raises `Unreadable` as `open_image` does."""
-    image = open_image(path)
-    return Facts(image.width, image.height, 1, 0.0, 0.0, IMAGE_FORMATS[path.suffix.lower()].lower(), 0)
+def probe_image(path: Path, limits: Limits = NO_FILE_BEYOND) -> Facts:
+    """Read an image's facts. Raises as `open_image` does."""
+    return peek_image(path, limits)[0]
+
+
+def peek_image(path: Path, limits: Limits = NO_FILE_BEYOND) -> tuple[Facts, Image.Image]:
+    """Read an image's facts and its pixels. Raises as `open_image` does."""
+    image, mode = _open_image(path, limits)
+    codec = IMAGE_FORMATS[path.suffix.lower()].lower()
+    return Facts(image.width, image.height, 1, 0.0, 0.0, codec, 0, pixel_format=mode), image
+
+
+def thumbnail(picture: Image.Image) -> bytes:
+    """A picture as a small JPEG, its longer side `THUMBNAIL` pixels. Equal pictures give equal bytes."""
+    picture = picture.copy()
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(sink := io.BytesIO(), "JPEG", quality=75)
+    return sink.getvalue()

@@ -134,6 +134,8 @@ def test_package_files_stay_empty() -> None:
 RERUNS = {
     "framelora/media/probe.py": ["captions", "extract"],
     "framelora/media/decode.py": ["extract"],
+    "framelora/media/shots.py": ["extract"],
+    "framelora/dataset/rules.py": ["captions"],
     "framelora/media/lossless.py": ["encode", "extract", "render", "score"],
     "framelora/dataset/captions.py": ["captions"],
     "framelora/dataset/sampler.py": ["train"],
@@ -158,6 +160,8 @@ RERUNS = {
 # Edit this file, and the cells that these modules compute are computed anew (each kind's key names one or more).
 RECOMPUTES = {
     "framelora/media/buckets.py": ["media.decode"],
+    "framelora/media/shots.py": ["media.decode"],
+    "framelora/media/frames.py": ["media.decode"],
     "framelora/media/lossless.py": ["media.lossless"],
     "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
     "framelora/families/framer/networks/unet.py": [f"families.framer.{part}" for part in ("loss", "render")],
@@ -195,7 +199,8 @@ def test_edit_this_file_and_these_cells_are_computed_anew(path: str) -> None:
 
 def test_every_computing_module_is_in_a_key() -> None:
     """The stages name exactly these modules in their cells' keys (families by their part)."""
-    code = "\n".join(path.read_text() for path in REPOSITORY.glob("stages/*.py"))
+    gate = REPOSITORY / "framelora/dataset/gate.py"  # of captions, and of `framelora validate`
+    code = "\n".join(path.read_text() for path in [*REPOSITORY.glob("stages/*.py"), gate])
     for name in COMPUTING:
         part = name.rpartition(".")[2]
         assert f'"framelora.{name}"' in code or f"{{params.model.family}}.{part}" in code, name

@@ -19,7 +19,9 @@ SHIPPED: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.
 
 def sections(value: dict[str, Any] = SHIPPED, path: str = "") -> list[str]:
     """Dotted names of all sections; the document itself is ''."""
-    inner = [(f"{path}.{name}".lstrip("."), below) for name, below in value.items() if isinstance(below, dict)]
+    inner = [
+        (f"{path}.{name}".lstrip("."), below) for name, below in value.items() if isinstance(below, dict) and below
+    ]
     return [path, *(found for name, below in inner for found in sections(below, name))]
 
 
@@ -106,7 +108,7 @@ def test_a_missing_key_is_named(path: Path, key: str) -> None:
         ("render.lora_weights", "[]", "render.lora_weights = []: list should have at least 1 item"),
         ("pair.num_frames", "2", "pair.num_frames = 2: input should be greater than or equal to 3"),
         ("pair.stride", "0", "pair.stride = 0: input should be greater than or equal to 1"),
-        ("extract.buckets", "[]", "extract.buckets = []: list should have at least 1 item"),
+        ("extract.buckets", "[]", "extract: give buckets, or an empty list and a bucket_budget"),
         ("extract.buckets", "96x64", "extract.buckets = '96x64': input should be a valid list"),
         ("extract.buckets", "[96x64, 96x60]", "extract.buckets.1 = '96x60': write a bucket as WIDTHxHEIGHT"),
         ("extract.buckets", "['0x64']", "extract.buckets.0 = '0x64': write a bucket"),

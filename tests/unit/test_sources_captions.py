@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from framelora.console import UserError
-from framelora.dataset import sources
-from framelora.dataset.captions import METADATA, Issue, gather_captions, read_metadata, read_sidecar, resolve_inside
-from framelora.dataset.sources import DigestCache, Source, group, source_rows, walk
+from framelora.dataset import captions, sources
+from framelora.dataset.captions import read_metadata, read_sidecar
+from framelora.dataset.metadata import as_number
+from framelora.dataset.paths import Names, resolve_inside
+from framelora.dataset.rules import RULES, Finding, judge
+from framelora.dataset.sources import DigestCache, Source, group, scan, source_rows, walk
 from framelora.digest import sha256
 from framelora.media.probe import Facts
 
@@ -42,7 +48,7 @@ def test_a_name_that_is_not_utf_8_is_a_users_mistake(tmp_path: Path) -> None:
 
 
 def test_files_are_grouped_in_clips_pairs_widows_and_single_images() -> None:
-    found, widows, single = group(
+    found, findings = group(
         sorted(
             [
                 "clip.MP4", "clip.txt", "metadata.json", "notes.pdf",
@@ -58,14 +64,24 @@ def test_files_are_grouped_in_clips_pairs_widows_and_single_images() -> None:
         Source("clip.MP4", "video", "clip.MP4"),
         Source("deep/B", "image_pair", "deep/B_START.JPG", "deep/B_End.Webp"),
     ]
-    assert widows == ["c_start.png", "d_END.jpeg", "mixed_Case_end.png", "mixed_case_start.png"]
-    assert single == ["_start.png", "deep/_end.png", "portrait.png", "start.png", "x_starting.png"]
+    halves = ["c_start.png", "d_END.jpeg", "mixed_Case_end.png", "mixed_case_start.png"]
+    single = ["_start.png", "deep/_end.png", "portrait.png", "start.png", "x_starting.png"]
+    assert sorted((finding.rule, finding.where) for finding in findings) == [
+        *(("half-pair", name) for name in halves),
+        *(("single-image", name) for name in single),
+    ]
+
+
+def test_single_images_are_sources_when_they_are_asked_for() -> None:
+    found, findings = group(["a.JPG", "b_start.png", "b_end.png", "c_start.png"], images=True)
+    assert found == [Source("a.JPG", "image", "a.JPG"), Source("b", "image_pair", "b_start.png", "b_end.png")]
+    assert [finding.rule for finding in findings] == ["half-pair"]
 
 
 def test_a_second_image_for_the_same_half_is_reported() -> None:
-    found, widows, _ = group(["a_end.jpg", "a_start.jpg", "a_start.png"])
+    found, findings = group(["a_end.jpg", "a_start.jpg", "a_start.png"])
     assert found == [Source("a", "image_pair", "a_start.jpg", "a_end.jpg")]
-    assert widows == ["a_start.png"]
+    assert findings == [Finding("half-pair", "a_start.png", "stands for the same half as a_start.jpg")]
 
 
 @given(
@@ -73,8 +89,9 @@ def test_a_second_image_for_the_same_half_is_reported() -> None:
 )
 def test_every_image_is_in_exactly_one_place(stems: list[str]) -> None:
     paths = sorted(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".JPG"))
-    found, widows, single = group(paths)
-    assert sorted([path for source in found for path in source.paths] + widows + single) == paths
+    for images in (False, True):
+        found, findings = group(paths, images=images)
+        assert sorted([path for source in found for path in source.paths] + [each.where for each in findings]) == paths
 
 
 # content ids
@@ -230,33 +247,62 @@ def test_a_path_that_leaves_the_root_or_names_no_file_is_refused(tree: Path, wri
         resolve_inside(tree, written)
 
 
-# metadata.json
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_a_name_is_found_in_either_unicode_form(tmp_path: Path, form: str, written: str) -> None:
+    name = unicodedata.normalize(form, "Kätzchen/für é.mp4")
+    make_files(tmp_path, name)
+    assert Names(tmp_path, walk(tmp_path)).find(unicodedata.normalize(written, "Kätzchen/für é.mp4")) == name
 
 
-def metadata(root: Path, value: object) -> tuple[dict[str, list[str]], list[Issue]]:
-    """Texts by file and issues, of a metadata.json (bytes as they are, anything else as JSON)."""
-    (root / METADATA).write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
-    captions, issues = read_metadata(root)
-    return {file: [caption.text for caption in given] for file, given in captions.items()}, issues
+def test_two_names_that_differ_in_their_unicode_form_alone_are_two_files(tmp_path: Path) -> None:
+    both = [unicodedata.normalize(form, "é.mp4") for form in ("NFC", "NFD")]
+    make_files(tmp_path, *both)
+    names = Names(tmp_path, walk(tmp_path))
+    assert [names.find(name) for name in both] == both
+
+
+def test_a_path_through_a_link_is_the_files_own_name(tree: Path) -> None:
+    (tree / "link").symlink_to("deep")
+    names, findings = scan(tree)
+    assert Names(tree, names).find("link/b c.mp4") == "deep/b c.mp4"
+    assert findings == [
+        Finding("broken-link", "dangling", "is a link to nothing, or to itself"),
+        Finding("broken-link", "loop", "is a link to nothing, or to itself"),
+        Finding("link-outside", "away", "is a link that leads out of data.root"),
+        Finding("link-outside", "outside.mp4", "is a link that leads out of data.root"),
+        Finding("link-to-folder", "link", "is a link to a folder"),
+    ]
+    assert names == ["a.mp4", "deep/b c.mp4", "inside.mp4", "ü.mp4"]
+
+
+# metadata files
+
+
+def metadata(root: Path, value: object, name: str = "metadata.json") -> tuple[dict[str, list[str]], list[Finding]]:
+    """Texts by file and findings, of a metadata file (bytes as they are, anything else as JSON)."""
+    (root / name).write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
+    found, findings = read_metadata(root, walk(root))
+    return {file: [row.text or "" for row in rows] for file, rows in found.items()}, findings
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "rule", "message"),
     [
-        (b"{", "is not valid JSON in UTF-8"),
-        (b"", "is not valid JSON in UTF-8"),
-        (b'[{"file_path": "caf\xe9.mp4"}]', "is not valid JSON in UTF-8"),
-        (b"[" * 100_000, "is not valid JSON in UTF-8"),
-        (b"[" + b"9" * 5000 + b"]", "is not valid JSON in UTF-8"),
-        (b'{"file_path": "a.mp4"}', "must be a list of rows"),
-        (b"null", "must be a list of rows"),
+        (b"{", "metadata-unreadable", "is not valid JSON"),
+        (b"", "metadata-unreadable", "is not valid JSON"),
+        (b'[\n{"file_path": "caf\xe9.mp4"}]', "encoding", "line 2 is not UTF-8 (byte 0xe9)"),
+        (b"[" * 100_000, "metadata-unreadable", "is not valid JSON"),
+        (b"[" + b"9" * 5000 + b"]", "metadata-unreadable", "is not valid JSON"),
+        (b'{"file_path": "a.mp4"}', "metadata-unreadable", "must be a list of rows"),
+        (b"null", "metadata-unreadable", "must be a list of rows"),
     ],
 )
-def test_unreadable_metadata_is_one_error(tree: Path, content: bytes, message: str) -> None:
-    captions, (issue,) = metadata(tree, content)
-    assert captions == {}
-    assert (issue.severity, issue.rule, issue.where) == ("error", "metadata-unreadable", "metadata.json")
-    assert issue.message.startswith(message)
+def test_unreadable_metadata_is_one_error(tree: Path, content: bytes, rule: str, message: str) -> None:
+    found, (finding,) = metadata(tree, content)
+    assert found == {}
+    assert (finding.rule, finding.where) == (rule, "metadata.json")
+    assert finding.message.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -269,19 +315,24 @@ def test_unreadable_metadata_is_one_error(tree: Path, content: bytes, message: s
         ({"file_path": "a.mp4", "text": ["x"]}, "metadata-row", "text: input should be a valid string"),
         ({"file_path": "a.mp4", "text": "\ud800"}, "metadata-row", "text: value error, holds half"),
         ({"file_path": "\udcff"}, "metadata-row", "file_path: value error, holds half"),
+        ({"file_path": "a.mp4", "tag": "\ud800"}, "metadata-row", "a column holds half"),
+        ({"file_path": "a.mp4", "file_name": "a.mp4"}, "metadata-row", "has both file_path and file_name"),
         ({"file_path": "a.mp4", "type": "film"}, "metadata-row", "type: input should be"),
-        ({"file_path": "a.mp4", "type": "image"}, "metadata-type", "a.mp4 is not of type 'image'"),
-        ({"file_path": "gone.mp4"}, "metadata-path", "file_path 'gone.mp4' does not exist"),
-        ({"file_path": "../secret.mp4"}, "metadata-path", "leaves data.root"),
+        ({"file_path": "a.mp4", "type": "image"}, "wrong-type", "a.mp4 is not of type 'image'"),
+        ({"file_path": "gone.mp4"}, "path-missing", "'gone.mp4' does not exist"),
+        ({"file_path": "../secret.mp4"}, "path-outside", "leaves data.root"),
+        ({"file_path": "/a.mp4"}, "path-not-relative", "is absolute"),
+        ({"file_name": "https://example.com/a.mp4"}, "path-not-relative", "is an address"),
         ("a.mp4", "metadata-row", "row: input should be a valid dictionary"),
         (None, "metadata-row", "row: input should be a valid dictionary"),
     ],
 )
 def test_a_bad_row_is_named_and_the_others_are_read(tree: Path, row: Any, rule: str, part: str) -> None:
-    captions, (issue,) = metadata(tree, [{"file_path": "deep/b c.mp4", "text": " good\n"}, row])
-    assert captions["deep/b c.mp4"] == ["good"]
-    assert (issue.severity, issue.rule, issue.where) == ("error", rule, "metadata.json row 1")
-    assert part in issue.message
+    found, (finding,) = metadata(tree, [{"file_path": "deep/b c.mp4", "text": " good\n"}, row])
+    assert found["deep/b c.mp4"] == ["good"]
+    assert (finding.rule, finding.where) == (rule, "metadata.json row 1")
+    assert part in finding.message
+    assert RULES[rule].severity == "error"
 
 
 def test_a_byte_order_mark_and_other_keys_are_allowed(tree: Path) -> None:
@@ -289,37 +340,158 @@ def test_a_byte_order_mark_and_other_keys_are_allowed(tree: Path) -> None:
     assert metadata(tree, b"\xef\xbb\xbf" + json.dumps([row]).encode()) == ({"a.mp4": ["ünï"]}, [])
 
 
+ROWS_OF_FOUR_FORMATS = [
+    {"file_name": "a.mp4", "text": 'says "hi", twice', "score": 0.5, "scene": "wood"},
+    {"file_name": "deep/b c.mp4", "text": "zwei\nZeilen", "score": 2, "scene": "ü"},
+]
+
+
+def write_metadata(path: Path, rows: list[dict[str, Any]]) -> None:
+    match path.suffix.lower():
+        case ".json":
+            path.write_text(json.dumps(rows))
+        case ".jsonl":
+            path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+        case ".csv":
+            pd.DataFrame(rows).to_csv(path, index=False)
+        case ".parquet":
+            pd.DataFrame(rows).to_parquet(path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("column", ["file_path", "file_name"])
+def test_every_format_says_the_same(tree: Path, suffix: str, column: str) -> None:
+    rows = [
+        {column: row["file_name"], **{k: v for k, v in row.items() if k != "file_name"}} for row in ROWS_OF_FOUR_FORMATS
+    ]
+    write_metadata(tree / f"metadata{suffix}", rows)
+    found, findings = read_metadata(tree, walk(tree))
+    assert findings == []
+    assert {file: (row.text, row.type) for file, (row,) in found.items()} == {
+        "a.mp4": ('says "hi", twice', None),
+        "deep/b c.mp4": ("zwei\nZeilen", None),
+    }
+    columns = {file: row.columns for file, (row,) in found.items()}
+    assert {file: (as_number(named["score"]), named["scene"]) for file, named in columns.items()} == {
+        "a.mp4": (0.5, "wood"),
+        "deep/b c.mp4": (2.0, "ü"),
+    }
+
+
+def test_paths_are_relative_to_their_metadata_files_folder(tree: Path) -> None:
+    """As in Hugging Face's VideoFolder; several files merge."""
+    (tree / "deep/metadata.csv").write_text("file_name,text\nb c.mp4,one\n../a.mp4,two\n")
+    (tree / "METADATA.jsonl").write_text('{"file_path": "ü.mp4", "text": "three"}')
+    found, findings = read_metadata(tree, walk(tree))
+    assert findings == []
+    assert {file: row.where for file, (row,) in found.items()} == {
+        "deep/b c.mp4": "deep/metadata.csv line 2",
+        "a.mp4": "deep/metadata.csv line 3",
+        "ü.mp4": "METADATA.jsonl line 1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule", "where", "part"),
+    [
+        ("metadata.jsonl", b'{"file_path": "a.mp4"}\n{', "metadata-row", "metadata.jsonl line 2", "is not valid JSON"),
+        ("metadata.csv", b"name,text\na.mp4,x\n", "metadata-unreadable", "metadata.csv", "file_path among them"),
+        ("metadata.csv", b"", "metadata-unreadable", "metadata.csv", "file_path among them"),
+        ("metadata.csv", b"file_path,text,text\n", "metadata-unreadable", "metadata.csv", "file_path among them"),
+        ("metadata.csv", b"file_path,text\na.mp4,x,y\n", "metadata-row", "metadata.csv line 2", "has 3 cells"),
+        ("metadata.csv", b'file_path,text\na.mp4,"x"y\n', "metadata-unreadable", "metadata.csv", "line 2"),
+        ("metadata.csv", "file_path,text\na.mp4,é\n".encode("cp1252"), "encoding", "metadata.csv", "line 2"),
+        ("metadata.parquet", b"PAR1 no PAR1", "metadata-unreadable", "metadata.parquet", "is not a Parquet table"),
+        ("metadata.parquet", b"", "metadata-unreadable", "metadata.parquet", "is not a Parquet table"),
+    ],
+)
+def test_mistakes_in_other_formats_name_their_line(
+    tree: Path, name: str, content: bytes, rule: str, where: str, part: str
+) -> None:
+    _, (finding,) = metadata(tree, content, name)
+    assert (finding.rule, finding.where) == (rule, where)
+    assert part in finding.message
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["file_path", "text", "type", "x"]), inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["file_path", "file_name", "text", "type", "x"]), inner, max_size=4)
     ),
     max_leaves=12,
 )
 PATHS = st.sampled_from(["a.mp4", "deep/b c.mp4", "loop", "..", "away/secret.mp4", "\0", "\ud800", "deep"]) | st.text()
 ROWS = st.fixed_dictionaries(
     {"file_path": PATHS | JSON},
-    optional={"text": st.text(st.characters()) | JSON, "type": st.sampled_from(["video", "image"]) | JSON},
+    optional={"text": st.text(st.characters()) | JSON, "type": st.sampled_from(["video", "image"]) | JSON, "x": JSON},
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(JSON | st.lists(ROWS | JSON, max_size=5))
-def test_no_json_document_raises(tree: Path, document: object) -> None:
-    """Each row ends as a caption or as an issue, and both can be written as UTF-8."""
-    captions, issues = metadata(tree, document)
+def check_document(tree: Path, document: object) -> None:
+    """Each row ends as a caption or as a finding, and both can be written as UTF-8."""
+    found, findings = metadata(tree, document)
     rows = len(document) if isinstance(document, list) else 1
-    faulty = [issue for issue in issues if issue.rule != "metadata-type"]
-    assert sum(map(len, captions.values())) + len(faulty) == rows
-    assert all((tree / file).resolve().is_relative_to(tree.resolve()) for file in captions)
-    json.dumps([captions, [vars(issue) for issue in issues]], ensure_ascii=False).encode()
+    faulty = [finding for finding in findings if finding.rule != "wrong-type"]
+    assert sum(map(len, found.values())) + len(faulty) == rows
+    assert all((tree / file).resolve().is_relative_to(tree.resolve()) for file in found)
+    assert all(finding.rule in RULES for finding in findings)
+    json.dumps([found, [vars(finding) for finding in findings]], ensure_ascii=False).encode()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary())
-def test_no_bytes_raise(tree: Path, content: bytes) -> None:
-    metadata(tree, content)
+def check_bytes(tree: Path, name: str, content: bytes) -> None:
+    """Nothing raises, and nothing outside of the data root is named."""
+    found, _ = metadata(tree, content, name)
+    assert all((tree / file).resolve().is_relative_to(tree.resolve()) for file in found)
+    (tree / name).unlink()
+
+
+DOCUMENTS = JSON | st.lists(ROWS | JSON, max_size=5)
+NAMES = st.sampled_from(captions.FILES)
+SCRAPS = st.lists(
+    st.binary(max_size=6)
+    | st.sampled_from(
+        [b"file_path", b"text", b",", b"\n", b'"', b"{", b"}", b":", b"[", b"]", b"a.mp4", b"PAR1", b"\0"]
+    )
+).map(b"".join)
+QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+
+
+@settings(max_examples=250, **QUIET)
+@given(DOCUMENTS)
+def test_no_json_document_raises(tree: Path, document: object) -> None:
+    check_document(tree, document)
+
+
+@settings(max_examples=250, **QUIET)
+@given(NAMES, SCRAPS)
+def test_no_bytes_raise(tree: Path, name: str, content: bytes) -> None:
+    check_bytes(tree, name, content)
+
+
+@pytest.mark.nightly
+@settings(max_examples=5000, **QUIET)
+@given(DOCUMENTS)
+def test_no_json_document_of_thousands_raises(tree: Path, document: object) -> None:
+    check_document(tree, document)
+
+
+@pytest.mark.nightly
+@settings(max_examples=5000, **QUIET)
+@given(NAMES, SCRAPS)
+def test_no_bytes_of_thousands_raise(tree: Path, name: str, content: bytes) -> None:
+    check_bytes(tree, name, content)
+
+
+@pytest.mark.nightly
+def test_a_hundred_thousand_rows_are_read(tmp_path: Path) -> None:
+    make_files(tmp_path, "a.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "a.mp4,x\n" * 50_000 + "b.mp4,x\n" * 50_000)
+    found, findings = read_metadata(tmp_path, ["a.mp4", "metadata.csv"])
+    assert len(found["a.mp4"]) == 50_000
+    assert len(findings) == 50_000
+    assert len(judge(findings, {})) == 50_000
+    assert findings[-1] == Finding("path-missing", "metadata.csv line 100001", "'b.mp4' does not exist")
 
 
 # sidecars and their union with metadata.json
@@ -337,31 +509,29 @@ def root(tmp_path: Path) -> Path:
 
 
 def gather(root: Path, rows: list[dict[str, str]] | None = None) -> tuple[dict[str, str], set[tuple[str, str]]]:
-    """Captions, and each issue as its rule and place."""
+    """Captions, and each finding as its rule and place."""
     if rows is not None:
-        (root / METADATA).write_text(json.dumps(rows))
-    captions, issues = gather_captions(root, [A, COPY, PAIR], IDS)
-    return captions, {(issue.rule, issue.where) for issue in issues}
+        (root / "metadata.json").write_text(json.dumps(rows))
+    found = captions.gather(root, walk(root), [A, COPY, PAIR], IDS)
+    return {content_id: caption.text for content_id, caption in found.captions.items()}, {
+        (finding.rule, finding.where) for finding in found.findings
+    }
 
 
-NONE = {("no-caption", "a.mp4"), ("no-caption", "copy.mp4"), ("no-caption", "p")}
-
-
-def test_without_captions_every_source_is_noted(root: Path) -> None:
-    assert gather(root) == ({"A": "", "P": ""}, NONE)
+def test_without_captions_there_are_none(root: Path) -> None:
+    assert gather(root) == ({}, set())
 
 
 def test_a_sidecar_belongs_to_its_clip_or_pair(root: Path) -> None:
     (root / "a.txt").write_text("\ufeff a clip \n", encoding="utf-8")
     (root / "p.txt").write_text("a pair")
-    assert gather(root) == ({"A": "a clip", "P": "a pair"}, set())
+    (root / "b.txt").write_text("nobody's")
+    assert gather(root) == ({"A": "a clip", "P": "a pair"}, {("stray-sidecar", "b.txt")})
 
 
 def test_a_sidecar_that_is_not_utf_8_is_an_error(root: Path) -> None:
     (root / "a.txt").write_bytes(b"caf\xe9")
-    caption, (issue,) = read_sidecar(root, A)
-    assert caption is None
-    assert (issue.severity, issue.rule, issue.where) == ("error", "sidecar-unreadable", "a.txt")
+    assert read_sidecar(root, "a.txt") == Finding("encoding", "a.txt", "is not UTF-8 (byte 0xe9)")
 
 
 def test_one_caption_serves_every_name_of_a_content(root: Path) -> None:
@@ -373,7 +543,7 @@ def test_one_caption_serves_every_name_of_a_content(root: Path) -> None:
 def test_equal_rows_are_a_warning(root: Path) -> None:
     captions, issues = gather(root, [{"file_path": "a.mp4", "text": "x"}] * 2)
     assert captions["A"] == "x"
-    assert issues == {("duplicate-row", "metadata.json row 1"), ("no-caption", "p")}
+    assert issues == {("duplicate-row", "metadata.json row 1")}
 
 
 def test_a_row_for_each_half_of_a_pair_is_a_duplicate(root: Path) -> None:
@@ -396,8 +566,27 @@ def test_an_empty_caption_conflicts_with_none(root: Path) -> None:
     (root / "a.txt").write_text("y")
     captions, issues = gather(root, [{"file_path": "a.mp4", "text": " "}])
     assert captions["A"] == "y"
-    assert issues == {("no-caption", "p")}
+    assert issues == set()
 
 
 def test_a_row_of_a_file_that_is_no_source_is_a_warning(root: Path) -> None:
     assert ("row-without-source", "metadata.json row 0") in gather(root, [{"file_path": "stray.pdf", "text": "x"}])[1]
+
+
+def test_columns_of_several_files_merge_and_conflicts_name_both_places(root: Path) -> None:
+    (root / "metadata.csv").write_text("file_name,scene,split\na.mp4,wood,test\np_start.png,,train\n")
+    (root / "metadata.json").write_text(json.dumps([{"file_path": "copy.mp4", "scene": "sea", "score": 1.5}]))
+    found = captions.gather(root, walk(root), [A, COPY, PAIR], IDS)
+    assert found.findings == [
+        Finding(
+            "conflicting-columns",
+            "metadata.csv line 2 and metadata.json row 0",
+            "column 'scene' of one content is 'wood' and 'sea'",
+        )
+    ]
+    rows = captions.column_rows({name: found.columns[name] for name in ("P", "A")})
+    assert [(row["content_id"], row["column"], row["value"]) for row in rows] == [
+        ("A", "scene", "sea"), ("A", "score", "1.5"), ("A", "split", "test"), ("P", "split", "train")
+    ]  # fmt: skip
+    assert [row["number"] for row in rows][1] == 1.5
+    assert math.isnan(rows[0]["number"])  # type: ignore[arg-type]
