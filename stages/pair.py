@@ -1,62 +1,204 @@
-"""Cut shots into windows, join image pairs, and split both into train, val and test by source.
+"""Cut shots into windows, join image pairs, measure and filter them, and split them by source.
 
-Reads data/frames.parquet. Writes data/pairs_{train,val,test}.parquet.
+Reads data/frames.parquet (and the frames' cells, for windows that were not measured yet) and data/columns.parquet.
+Writes data/pairs_{train,val,test}.parquet and reports/pairs/: what was dropped, leaks, how the measures are spread.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import typer
 
 from framelora import files
-from framelora.console import UserError, command, say
-from framelora.dataset.pairs import PAIRS_SCHEMA, SPLITS, cut_pairs, split_of
+from framelora.cells.fill import Computed, Filling, ensure
+from framelora.cells.store import Cell, open_store
+from framelora.console import UserError, command, say, warn
+from framelora.dataset.filters import Filter, known_columns, look_up
+from framelora.dataset.leaks import find_leaks
+from framelora.dataset.pairs import MEASURES, PAIRS_SCHEMA, SPLITS, cut_pairs, split_of
+from framelora.digest import canonical_json
+from framelora.media.lossless import decode_frames
 from framelora.params import load_params
 from framelora.schema.data import Pair
+from framelora.source import source_digest
+from framelora.versions import versions
+
+MEASURING = {
+    "code": [source_digest("framelora.media.measure"), source_digest("framelora.media.lossless")],
+    "versions": versions("av", "numpy", "opencv-python-headless"),
+}
+# Text and number of each metadata column, by content id and name.
+Columns = dict[tuple[str, str], tuple[str, float]]
+Rows = list[dict[str, Any]]
 
 
 def main() -> None:
     """Write the pairs of each split."""
     params = load_params().pair
     shots = files.read_table(Path("data/frames.parquet"))
-    rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride)
-    splits: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
-    for row in rows:
+    table = files.read_table(Path("data/columns.parquet"))
+    columns = {(row.content_id, row.column): (row.value, row.number) for row in table.itertuples()}
+    filters = [Filter.parse(text) for text in params.filters]
+    known_columns(filters, set(MEASURES) | set(table.column))
+    check_columns(params, set(table.column))
+
+    rows: Rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride)
+    measure(rows, shots.set_index("shot"), params)
+    kept, dropped = apply_filters(rows, filters, columns)
+    splits: dict[str, Rows] = {split: [] for split in SPLITS}
+    for row in kept:
         # An image pair has no middles to learn from: it is always for test.
-        splits[place(str(row["content_id"]), params) if row["kind"] == "window" else "test"].append(row)
+        splits["test" if row["kind"] == "image_pair" else place(str(row["content_id"]), params, columns)].append(row)
     windows = {split: [row for row in splits[split] if row["kind"] == "window"] for split in SPLITS}
     counts = ", ".join(f"{split} {len(windows[split])}" for split in SPLITS)
-    say(
-        f"pair: {len(rows)} pairs: windows {counts}; image pairs for test {len(rows) - sum(map(len, windows.values()))}"
-    )
+    pairs = sum(row["kind"] == "image_pair" for row in kept)
+    images = sum(row["kind"] == "image" for row in kept)
+    shown = f"; images {images}" if images else ""
+    say(f"pair: {len(kept)} pairs: windows {counts}; image pairs for test {pairs}{shown}")
     short = shots[(shots.kind == "video") & (shots.num_frames < params.num_frames)]
     if len(short):
         say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")
-    check_splits(windows, params)
+    for text, number in Counter(row["filter"] for row in dropped).items():
+        say(f"pair: {number} of {len(rows)} do not meet {text!r}")
+    leaks = find_leaks(splits, params.leak_bits)
+    report(dropped, leaks, rows)
+    check_splits(windows, params, columns)
     for split in SPLITS:
         files.write_table(Path(f"data/pairs_{split}.parquet"), splits[split], PAIRS_SCHEMA)
 
 
-def place(content_id: str, params: Pair) -> str:
-    """The split of a source."""
-    return split_of(
-        content_id, seed=params.split_seed, val_fraction=params.val_fraction, test_fraction=params.test_fraction
-    )
+def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
+    """Add the measures to rows; what was measured once is a cell."""
+    filling = Filling(open_store(), "pair")
+    of_shots: dict[tuple[str, ...], Rows] = defaultdict(list)
+    for row in rows:
+        of_shots[tuple(dict.fromkeys([row["start_shot"], row["end_shot"]]))].append(row)
+    cells = {names: measures_cell(names, shots, params) for names in of_shots}
+    by_key = {cell.key: names for names, cell in cells.items()}
+
+    def prepare(missing: list[Cell]) -> None:
+        keys = [shots.cell[name] for cell in missing for name in by_key[cell.key]]
+        ensure(filling.store, "extract/frames", keys, "stages.extract")
+
+    def compute(cell: Cell) -> Computed:
+        import numpy as np
+
+        from framelora.media.measure import measure_windows
+
+        names = by_key[cell.key]
+        frames = [decode_frames(filling.store.read("extract/frames", shots.cell[name])[1]) for name in names]
+        measured = measure_windows(np.concatenate(frames), [place_in(row) for row in of_shots[names]])
+        yield cell, canonical_json([vars(one) for one in measured]).encode(), {}
+
+    filling.fill(list(cells.values()), compute, prepare)
+    filling.close()
+    for names, cell in cells.items():
+        measured = json.loads(filling.store.read(cell.kind, cell.key)[1])
+        for row, values in zip(of_shots[names], measured, strict=True):
+            row.update(values)
 
 
-def check_splits(windows: dict[str, list[dict[str, object]]], params: Pair) -> None:
+def measures_cell(names: tuple[str, ...], shots: pd.DataFrame, params: Pair) -> Cell:
+    """The cell of the measures of all windows of a shot, or of an image pair."""
+    inputs = {
+        "frames": [shots.digest[name] for name in names],
+        "num_frames": params.num_frames,
+        "stride": params.stride,
+        "measuring": MEASURING,
+    }
+    return Cell("pair/measures", shots.content_id[names[0]], inputs)
+
+
+def place_in(row: dict[str, Any]) -> tuple[int, int]:
+    """First and last frame of a window in its shot; those of an image pair are the two frames there are."""
+    return (0, 1) if row["start_shot"] != row["end_shot"] else (row["start_frame"], row["end_frame"])
+
+
+def apply_filters(rows: Rows, filters: list[Filter], columns: Columns) -> tuple[Rows, Rows]:
+    """The rows that meet every condition, and the others with the first that they do not meet.
+
+    Image pairs are never trained on and are not filtered; a condition on motion says nothing of a single image.
+    """
+    kept, dropped = [], []
+    for row in rows:
+        for condition in [] if row["kind"] == "image_pair" else filters:
+            value = look_up(condition, row, columns, MEASURES)
+            if row["kind"] == "image" and condition.column in MEASURES and value is None:
+                continue
+            if not condition.keeps(value):
+                shown = "" if value is None else value
+                found = {"pair": row["pair"], "content_id": row["content_id"], "filter": condition.text, "value": shown}
+                dropped.append(found)
+                break
+        else:
+            kept.append(row)
+    return kept, dropped
+
+
+def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
+    """Write reports/pairs/: dropped.csv, leaks.csv, and quantiles of the measures, to choose thresholds by."""
+    windows = pd.DataFrame([row for row in rows if row["kind"] == "window"], columns=PAIRS_SCHEMA.names)
+    shares = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+    measures = {
+        name: {f"{share:g}": round(float(windows[name].astype(float).quantile(share)), 6) for share in shares}
+        for name in MEASURES[:5]
+        if len(windows)
+    }
+    tables = {
+        "dropped.csv": pd.DataFrame(dropped, columns=["pair", "content_id", "filter", "value"]),
+        "leaks.csv": pd.DataFrame(leaks, columns=["split", "pair", "other_split", "other_pair", "bits"]),
+    }
+    content = {name: table.to_csv(index=False).encode() for name, table in tables.items()}
+    content["measures.json"] = (json.dumps(measures, indent=2) + "\n").encode()
+    files.replace_folder(Path("reports/pairs"), content)
+    if leaks:
+        first = leaks[0]
+        warn(
+            f"warning: {len(leaks)} sources show nearly the same in two splits, for example {first['pair']} "
+            f"({first['split']}) and {first['other_pair']} ({first['other_split']}): reports/pairs/leaks.csv lists "
+            "them; give them one value in pair.group_column, or remove one"
+        )
+
+
+def check_columns(params: Pair, names: set[str]) -> None:
+    """Stop when a column that the split goes by is in no metadata."""
+    for parameter, name in (("split_column", params.split_column), ("group_column", params.group_column)):
+        if name is not None and name not in names:
+            found = f"it has {', '.join(sorted(names))}" if names else "there is none"
+            raise UserError(f"pair.{parameter}: no metadata has a column {name!r}: {found}")
+
+
+def place(content_id: str, params: Pair, columns: Columns) -> str:
+    """The split of a source: as its metadata says, or dealt by a hash of its group or of its content."""
+    if params.split_column and (given := columns.get((content_id, params.split_column))):
+        if given[0] not in SPLITS:
+            raise UserError(
+                f"pair.split_column: {params.split_column} is {given[0]!r} for {content_id}: "
+                f"write one of {', '.join(SPLITS)}"
+            )
+        return given[0]
+    group = columns.get((content_id, params.group_column or ""), (content_id, 0.0))[0]
+    return split_of(group, seed=params.split_seed, val_fraction=params.val_fraction, test_fraction=params.test_fraction)
+
+
+def check_splits(windows: dict[str, Rows], params: Pair, columns: Columns) -> None:
     """Stop when a split that is asked for has no window, and say what would help."""
     if not any(windows.values()):
+        condition = " in a window that meets pair.filters" if params.filters else ""
         raise UserError(
-            f"no shot has pair.num_frames ({params.num_frames}) frames, so there is nothing to train on: add longer "
-            "clips, lower pair.num_frames, or raise extract.fps (image pairs have no middles to learn from)"
+            f"no shot has pair.num_frames ({params.num_frames}) frames{condition}, so there is nothing to train on: "
+            "add longer clips, lower pair.num_frames, or raise extract.fps (image pairs have no middles to learn from)"
         )
     content_ids = sorted({str(row["content_id"]) for rows in windows.values() for row in rows})
     wanted = {"train": 1.0, "val": params.val_fraction, "test": params.test_fraction}
     for split, fraction in wanted.items():
         if fraction and not windows[split]:
-            seed = next((seed for seed in range(10_000) if fills_all(content_ids, params, seed)), None)
+            seed = next((seed for seed in range(10_000) if fills_all(content_ids, params, columns, seed)), None)
             advice = (
                 f"set pair.split_seed to {seed}"
                 if seed is not None
@@ -65,9 +207,10 @@ def check_splits(windows: dict[str, list[dict[str, object]]], params: Pair) -> N
             raise UserError(f"no window of {len(content_ids)} clips fell into {split}: {advice}")
 
 
-def fills_all(content_ids: list[str], params: Pair, seed: int) -> bool:
+def fills_all(content_ids: list[str], params: Pair, columns: Columns, seed: int) -> bool:
     """Whether a seed deals sources to every split that is asked for."""
-    dealt = {place(content_id, params.model_copy(update={"split_seed": seed})) for content_id in content_ids}
+    trial = params.model_copy(update={"split_seed": seed})
+    dealt = {place(content_id, trial, columns) for content_id in content_ids}
     asked = {"train"} | ({"val"} if params.val_fraction else set()) | ({"test"} if params.test_fraction else set())
     return dealt >= asked
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pyarrow as pa
 
@@ -11,9 +13,9 @@ from framelora.files import column
 SPLITS = ("train", "val", "test")
 SHOTS_SCHEMA = pa.schema(
     [
-        column("shot", pa.string(), "id of the shot: content id and number, or start/end of an image pair"),
+        column("shot", pa.string(), "id of the shot: content id and number, start/end of an image pair, or image"),
         column("content_id", pa.string(), "content it was cut from"),
-        column("kind", pa.string(), "video or image_pair"),
+        column("kind", pa.string(), "video, image or image_pair"),
         column("cell", pa.string(), "key of the extract/frames cell that holds the frames"),
         column("digest", pa.string(), "SHA-256 of that cell's payload"),
         column("num_frames", pa.int32(), "frames kept", "frames"),
@@ -27,7 +29,7 @@ PAIRS_SCHEMA = pa.schema(
     [
         column("pair", pa.string(), "id of the window or image pair"),
         column("content_id", pa.string(), "content it comes from; the split goes by it"),
-        column("kind", pa.string(), "window (has its middles) or image_pair (has none: never a training target)"),
+        column("kind", pa.string(), "window (has its middles), image, or image_pair (has none: never trained on)"),
         column("start_shot", pa.string(), "shot of the first frame"),
         column("start_frame", pa.int32(), "number of the first frame in that shot", "frames"),
         column("end_shot", pa.string(), "shot of the last frame"),
@@ -35,12 +37,23 @@ PAIRS_SCHEMA = pa.schema(
         column("num_frames", pa.int32(), "frames of the clip, both ends included", "frames"),
         column("width", pa.int32(), "width of the frames", "pixels"),
         column("height", pa.int32(), "height of the frames", "pixels"),
+        column("motion", pa.float64(), "mean optical flow between neighbouring frames", "% of the diagonal"),
+        column("motion_ends", pa.float64(), "mean optical flow between first and last frame", "% of the diagonal"),
+        column("static", pa.float64(), "share of pixels that do not change along the window", "0..1"),
+        column("sharpness", pa.float64(), "variance of the Laplacian of brightness", "(0..255)^2"),
+        column("brightness", pa.float64(), "mean brightness", "0..1"),
+        column("hash", pa.string(), "difference hashes of first, middle and last frame, 16 hex digits each"),
     ]
 )
+# Columns that a filter may name, beside those of metadata files.
+MEASURES = ("motion", "motion_ends", "static", "sharpness", "brightness", "num_frames", "width", "height")
 
 
 def split_of(content_id: str, *, seed: int, val_fraction: float, test_fraction: float) -> str:
-    """The split of a source: a function of its content and the seed, so adding clips moves no other clip."""
+    """The split of a source: a function of its id and the seed, so adding clips moves no other clip.
+
+    Sources that belong together are dealt by the name of their group in place of the content id.
+    """
     share = int(sha256(f"{seed}/{content_id}".encode())[:16], 16) / 16**16
     if share < test_fraction:
         return "test"
@@ -56,39 +69,34 @@ def cut_pairs(shots: pd.DataFrame, *, num_frames: int, stride: int) -> list[dict
         stride: frames from the start of a window to the start of the next.
 
     Returns:
-        Rows of `PAIRS_SCHEMA`, sorted by id. Shots shorter than a window give none.
+        Rows of `PAIRS_SCHEMA` without measures, sorted by id. Shots shorter than a window give none; a single image is
+        a window of one frame.
     """
     rows: list[dict[str, object]] = []
     for shot in shots[shots.kind == "video"].itertuples():
-        for start in range(0, shot.num_frames - num_frames + 1, stride):
-            rows.append(
-                {
-                    "pair": f"{shot.shot}-{start:05d}-{num_frames}",
-                    "content_id": shot.content_id,
-                    "kind": "window",
-                    "start_shot": shot.shot,
-                    "start_frame": start,
-                    "end_shot": shot.shot,
-                    "end_frame": start + num_frames - 1,
-                    "num_frames": num_frames,
-                    "width": shot.width,
-                    "height": shot.height,
-                }
-            )
+        for first in range(0, shot.num_frames - num_frames + 1, stride):
+            name = f"{shot.shot}-{first:05d}-{num_frames}"
+            rows.append(pair_row(name, "window", (shot, first), (shot, first + num_frames - 1), num_frames))
+    for shot in shots[shots.kind == "image"].itertuples():
+        rows.append(pair_row(f"{shot.shot}-1", "image", (shot, 0), (shot, 0), 1))
     for content_id, images in shots[shots.kind == "image_pair"].groupby("content_id", sort=True):
-        start, end = (images[images.shot == f"{content_id}-{half}"].iloc[0] for half in ("start", "end"))
-        rows.append(
-            {
-                "pair": f"{content_id}-pair-{num_frames}",
-                "content_id": content_id,
-                "kind": "image_pair",
-                "start_shot": start.shot,
-                "start_frame": 0,
-                "end_shot": end.shot,
-                "end_frame": 0,
-                "num_frames": num_frames,
-                "width": start.width,
-                "height": start.height,
-            }
-        )
+        halves = {shot.shot: shot for shot in images.itertuples()}
+        start, end = (halves[f"{content_id}-{half}"] for half in ("start", "end"))
+        rows.append(pair_row(f"{content_id}-pair-{num_frames}", "image_pair", (start, 0), (end, 0), num_frames))
     return sorted(rows, key=lambda row: str(row["pair"]))
+
+
+def pair_row(pair: str, kind: str, start: tuple[Any, int], end: tuple[Any, int], num_frames: int) -> dict[str, object]:
+    """A row of `PAIRS_SCHEMA` without measures; `start` and `end` are a shot and the number of a frame in it."""
+    return {
+        "pair": pair,
+        "content_id": start[0].content_id,
+        "kind": kind,
+        "start_shot": start[0].shot,
+        "start_frame": start[1],
+        "end_shot": end[0].shot,
+        "end_frame": end[1],
+        "num_frames": num_frames,
+        "width": start[0].width,
+        "height": start[0].height,
+    }

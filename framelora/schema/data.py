@@ -117,6 +117,14 @@ class Pair(Section):
     """Share of the sources held out for renders and metrics."""
     split_seed: int
     """Another seed deals the sources anew to train, val and test."""
+    split_column: str | None
+    """Metadata column that says train, val or test; a source without a value in it is dealt."""
+    group_column: str | None
+    """Metadata column; sources of one value (a scene, say) are dealt together, a source without a value alone."""
+    filters: list[str]
+    """Conditions that every window and image must meet, on measures and metadata columns: `motion > 0.5`."""
+    leak_bits: Annotated[int, Field(ge=-1, le=16)]
+    """Windows of two splits whose pictures differ in at most this many of 64 bits are reported as leaks; -1: none."""
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> Pair:

@@ -109,7 +109,14 @@ def test_only_the_parameters_name_a_family_outside_the_families() -> None:
 
 def test_code_that_computes_cells_does_not_import_the_parameters_or_the_store() -> None:
     """Else an edit of a parameter's docstring or of the store would compute every cell anew."""
-    computing = ["media/decode", "media/lossless", "media/probe", "evaluation/baselines", "adapters/lora"]
+    computing = [
+        "media/decode",
+        "media/lossless",
+        "media/measure",
+        "media/probe",
+        "evaluation/baselines",
+        "adapters/lora",
+    ]
     computing += ["evaluation/rife", "evaluation/measures"]
     parts = ("encode", "loss", "render", "units", "codec")
     computing += [f"families/{family}/{part}" for family in FAMILIES for part in parts]
@@ -136,7 +143,8 @@ RERUNS = {
     "framelora/media/decode.py": ["extract"],
     "framelora/media/shots.py": ["extract"],
     "framelora/dataset/rules.py": ["captions"],
-    "framelora/media/lossless.py": ["encode", "extract", "render", "score"],
+    "framelora/media/lossless.py": ["encode", "extract", "pair", "render", "score"],
+    "framelora/media/measure.py": ["pair"],
     "framelora/dataset/captions.py": ["captions"],
     "framelora/dataset/sampler.py": ["train"],
     "framelora/families/framer/encode.py": ["encode"],
@@ -163,6 +171,7 @@ RECOMPUTES = {
     "framelora/media/shots.py": ["media.decode"],
     "framelora/media/frames.py": ["media.decode"],
     "framelora/media/lossless.py": ["media.lossless"],
+    "framelora/media/measure.py": ["media.measure"],
     "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
     "framelora/families/framer/networks/unet.py": [f"families.framer.{part}" for part in ("loss", "render")],
     "framelora/families/framer/encode.py": ["families.framer.encode"],
@@ -180,7 +189,15 @@ RECOMPUTES = {
     "framelora/cells/store.py": [],
     "framelora/files.py": [],
 }
-COMPUTING = ["media.probe", "media.decode", "media.lossless", "training.loop", "adapters.lora", "evaluation.baselines"]
+COMPUTING = [
+    "media.probe",
+    "media.decode",
+    "media.lossless",
+    "media.measure",
+    "training.loop",
+    "adapters.lora",
+    "evaluation.baselines",
+]
 COMPUTING += ["evaluation.rife", "evaluation.measures"]
 COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +12,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from framelora import files
+from framelora.cells.store import Cell, open_store
 from framelora.console import UserError
+from framelora.dataset.captions import COLUMNS_SCHEMA, column_rows
 from framelora.dataset.pairs import PAIRS_SCHEMA, SHOTS_SCHEMA, SPLITS, cut_pairs, split_of
 from framelora.dataset.sampler import BatchSampler
 from framelora.digest import draw_seed, sha256
+from framelora.media.lossless import encode_frames
 from framelora.schema.data import Pair
 from stages import pair as stage
 
@@ -70,7 +75,8 @@ def test_rows_follow_the_schema_and_are_sorted_by_their_unique_ids() -> None:
     rows = cut_pairs(
         table([*images("p"), shot("b-001", 9), shot("b-000", 9), shot("a-000", 4)]), num_frames=4, stride=2
     )
-    assert all(set(row) == set(PAIRS_SCHEMA.names) for row in rows)
+    measures = {"motion", "motion_ends", "static", "sharpness", "brightness", "hash"}
+    assert all(set(row) == set(PAIRS_SCHEMA.names) - measures for row in rows)
     ids = [row["pair"] for row in rows]
     assert ids == sorted(set(ids))
     assert all(row["start_shot"] == row["end_shot"] for row in rows if row["kind"] == "window")
@@ -125,11 +131,36 @@ def test_another_seed_deals_anew() -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_bytes((Path(__file__).resolve().parents[2] / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FRAMELORA_CELLS", raising=False)
     return tmp_path
 
 
-def run_stage(rows: list[dict[str, object]]) -> dict[str, pd.DataFrame]:
+def set_pair(project: Path, **values: object) -> None:
+    """Change parameters of `pair`."""
+    document = YAML(typ="safe", pure=True).load(project / "params.yaml")
+    document["pair"] |= values
+    with (project / "params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(document, file)
+
+
+@functools.cache
+def packed(length: int, seed: int) -> bytes:
+    """Frames of a shot: noise that moves to the left."""
+    wide = np.random.default_rng(seed).integers(0, 256, (16, 24 + length, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+    return encode_frames(np.stack([wide[:, 2 * number : 2 * number + 48] for number in range(length)]))
+
+
+def run_stage(
+    rows: list[dict[str, object]], columns: dict[str, dict[str, str]] | None = None, noise: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Run the stage on shots whose frames are in the store; the frames of shot n are of noise n modulo `noise`."""
+    store = open_store()
+    for number, row in enumerate(rows):
+        payload = packed(int(str(row["num_frames"])), number % noise if noise else 0)
+        stored = store.put(Cell("extract/frames", "", {"payload": sha256(payload)}), payload)
+        row["cell"], row["digest"] = stored.key, stored.digest
     files.write_table(Path("data/frames.parquet"), rows, SHOTS_SCHEMA)
+    files.write_table(Path("data/columns.parquet"), column_rows(columns or {}), COLUMNS_SCHEMA)
     stage.main()
     return {split: files.read_table(Path(f"data/pairs_{split}.parquet")) for split in SPLITS}
 
@@ -152,7 +183,8 @@ def test_adding_sources_moves_no_other(project: Path) -> None:
         assert set(few[split].pair) == {pair for pair in many[split].pair if pair.rpartition("-000-")[0] in IDS[:50]}
 
 
-SETTINGS = Pair(num_frames=5, stride=3, split_seed=0, **FRACTIONS)
+REST = {"split_column": None, "group_column": None, "filters": [], "leak_bits": 3}
+SETTINGS = Pair(num_frames=5, stride=3, split_seed=0, **FRACTIONS, **REST)
 
 
 @settings(deadline=None, max_examples=30)
@@ -165,8 +197,8 @@ def test_the_advised_seed_fills_every_split(names: set[str], short: int) -> None
     def check(params: Pair) -> None:
         windows: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
         for row in rows:
-            windows[stage.place(str(row["content_id"]), params)].append(row)
-        stage.check_splits(windows, params)
+            windows[stage.place(str(row["content_id"]), params, {})].append(row)
+        stage.check_splits(windows, params, {})
 
     try:
         check(SETTINGS)
@@ -176,6 +208,89 @@ def test_the_advised_seed_fills_every_split(names: set[str], short: int) -> None
             check(SETTINGS.model_copy(update={"split_seed": int(advice.rpartition(" ")[2])}))
         else:
             assert len(names) - short < 3
+
+
+def test_a_single_image_is_a_window_of_one_frame_and_follows_its_split(project: Path) -> None:
+    shots = [shot(f"{name}-000", 9) for name in IDS[:40]] + [shot(f"{name}-image", 1, "image") for name in IDS[40:60]]
+    splits = run_stage(shots)
+    for split in SPLITS:
+        images = splits[split][splits[split].kind == "image"]
+        assert set(images.content_id) == {name for name in IDS[40:60] if split_of(name, seed=4, **FRACTIONS) == split}
+        assert set(images.num_frames) <= {1}
+        assert images.motion.isna().all()
+        assert images.sharpness.notna().all()
+
+
+def test_windows_carry_their_measures_and_are_measured_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [shot(f"{name}-000", 9) for name in IDS[:20]]
+    splits = run_stage(rows)
+    assert "pair/measures: 1 cells, 1 computed, 0 reused" in capsys.readouterr().out  # equal frames are one cell
+    train = splits["train"]
+    assert train.motion.between(1, 6).all()  # 2 pixels of a diagonal of 58: 3.5 %
+    assert (train.static < 0.2).all()
+    set_pair(project, filters=["motion > 0.5"])
+    kept = run_stage(rows)
+    assert "0 computed" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(kept["train"], train)
+    set_pair(project, filters=["static > 0.5"])
+    with pytest.raises(UserError, match=r"no shot has pair.num_frames \(5\) frames in a window that meets"):
+        run_stage(rows)
+    dropped = pd.read_csv(project / "reports/pairs/dropped.csv")
+    assert len(dropped) == sum(map(len, splits.values()))
+    assert set(dropped["filter"]) == {"static > 0.5"}
+
+
+def test_filters_on_metadata_drop_windows_and_say_so(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {
+        name: {"score": str(number), "scene": "sea" if number % 2 else "wood"} for number, name in enumerate(IDS[:60])
+    }
+    rows = [shot(f"{name}-000", 9) for name in IDS[:61]]
+    set_pair(project, filters=["score >= 10", 'scene in ["wood", "hill"]'])
+    kept = {name for table in run_stage(rows, columns).values() for name in table.content_id}
+    assert kept == {name for number, name in enumerate(IDS[:60]) if number >= 10 and number % 2 == 0}
+    out = capsys.readouterr().out
+    assert "do not meet 'score >= 10'" in out  # the source without metadata among them
+    assert 'do not meet \'scene in ["wood", "hill"]\'' in out
+
+
+def test_a_filter_on_an_unknown_column_names_the_known_ones(project: Path) -> None:
+    set_pair(project, filters=["motoin > 1"])
+    with pytest.raises(UserError, match=r"there is no column 'motoin': use one of .*motion, .*scene"):
+        run_stage([shot("a-000", 9)], {"a": {"scene": "x"}})
+
+
+def test_splits_are_given_by_a_column_and_groups_stay_together(project: Path) -> None:
+    columns = {name: {"film": f"film {number % 9}"} for number, name in enumerate(IDS[:90])}
+    columns[IDS[0]]["fold"], columns[IDS[1]]["fold"] = "test", "val"
+    set_pair(project, split_column="fold", group_column="film")
+    rows = [shot(f"{name}-000", 9) for name in IDS[:90]]
+    splits = run_stage(rows, columns)
+    assert IDS[0] in set(splits["test"].content_id)
+    assert IDS[1] in set(splits["val"].content_id)
+    films = {
+        split: {columns[name]["film"] for name in set(splits[split].content_id) - set(IDS[:2])} for split in SPLITS
+    }
+    assert sum(map(len, films.values())) == 9
+    columns[IDS[0]]["fold"] = "exam"
+    with pytest.raises(UserError, match=r"fold is 'exam' for .*: write one of train, val, test"):
+        run_stage(rows, columns)
+    set_pair(project, split_column="sheet")
+    with pytest.raises(UserError, match=r"pair.split_column: no metadata has a column 'sheet': it has film, fold"):
+        run_stage(rows, columns)
+
+
+def test_equal_pictures_in_two_splits_are_leaks(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [shot(f"{name}-000", 9) for name in IDS[:40]]
+    splits = run_stage(rows, noise=39)  # the first and the last source show the same
+    leaks = pd.read_csv(project / "reports/pairs/leaks.csv")
+    of = {name: split for split in SPLITS for name in splits[split].content_id}
+    expected = int(of[IDS[0]] != of[IDS[39]])
+    assert len(leaks) == expected
+    assert ("show nearly the same in two splits" in capsys.readouterr().err) == bool(expected)
+    run_stage(rows)  # now all do
+    leaks = pd.read_csv(project / "reports/pairs/leaks.csv")
+    assert (leaks["split"] != leaks.other_split).all()
+    assert set(leaks.bits) == {0}
 
 
 # BatchSampler

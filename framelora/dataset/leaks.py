@@ -1,0 +1,68 @@
+"""Windows of different splits that show nearly the same: what is trained on must not be what is tested on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+HASH_BITS = 64
+
+
+def near_duplicates(hashes: Iterable[str], bits: int) -> list[tuple[str, str, int]]:
+    """Pairs of different fingerprints each of whose pictures differs in at most `bits` bits, and the most that differ.
+
+    Two hashes of 64 bits that differ in at most `bits` places agree on one of `bits + 1` bands whole, so only those
+    that share a band are compared: the work grows with the number of likely pairs, not with its square.
+
+    Args:
+        hashes: fingerprints as `media.measure` makes them: 16 hex digits a picture. Those of one length are compared.
+        bits: the greatest distance of a picture.
+    """
+    distinct = sorted(set(hashes))
+    unpacked = {text: np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)) for text in distinct}
+    bands: dict[tuple[int, int, bytes], list[str]] = defaultdict(list)
+    for text, ones in unpacked.items():
+        for number, band in enumerate(np.array_split(ones[:HASH_BITS], bits + 1)):
+            bands[len(text), number, band.tobytes()].append(text)
+    found: dict[tuple[str, str], int] = {}
+    for members in bands.values():
+        for first, second in combinations(members, 2):
+            if (first, second) not in found:
+                found[first, second] = distance(unpacked[first], unpacked[second])
+    return sorted((first, second, bits_apart) for (first, second), bits_apart in found.items() if bits_apart <= bits)
+
+
+def distance(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
+    """The most bits in which two pictures of two fingerprints differ."""
+    return int((first != second).reshape(-1, HASH_BITS).sum(axis=1).max())
+
+
+def find_leaks(splits: Mapping[str, list[dict[str, object]]], bits: int) -> list[dict[str, object]]:
+    """A row for each two contents of different splits that have nearly equal windows, with the nearest two.
+
+    Args:
+        splits: rows of the pairs tables by split.
+        bits: bits of 64 in which nearly equal pictures may differ; -1 looks for nothing.
+    """
+    if bits < 0:
+        return []
+    by_hash: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    for split, rows in splits.items():
+        for row in rows:
+            by_hash[str(row["hash"])].setdefault((split, str(row["content_id"])), str(row["pair"]))
+    nearest: dict[tuple[str, str], dict[str, object]] = {}
+    near = [(text, text, 0) for text in by_hash] + near_duplicates(by_hash, bits)
+    for one, other, apart in sorted(near, key=lambda found: found[2]):
+        for (split, content_id), pair in by_hash[one].items():
+            for (other_split, other_id), other_pair in by_hash[other].items():
+                key = (min(content_id, other_id), max(content_id, other_id))
+                if split == other_split or content_id == other_id or key in nearest:
+                    continue
+                nearest[key] = {
+                    "split": split, "pair": pair, "other_split": other_split, "other_pair": other_pair, "bits": apart
+                }  # fmt: skip
+    return sorted(nearest.values(), key=lambda row: (str(row["pair"]), str(row["other_pair"])))
