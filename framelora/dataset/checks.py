@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import re
 import unicodedata
 from collections import defaultdict
@@ -23,6 +22,11 @@ PLACEHOLDERS = frozenset(
     {"todo", "tbd", "fixme", "xxx", "n/a", "na", "none", "null", "nan", "caption", "text", "description", "placeholder"}
     | {"untitled", "test", "example", "lorem", "video", "image", "clip", "photo", "picture"}
 )
+# Media that people have and nothing here reads.
+UNREAD = frozenset(
+    {".flv", ".wmv", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".mxf", ".gif"}
+    | {".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".exr", ".dng", ".svg"}
+)
 
 
 def check_names(names: Iterable[str]) -> Iterator[Finding]:
@@ -33,8 +37,7 @@ def check_names(names: Iterable[str]) -> Iterator[Finding]:
             continue
         if PurePosixPath(name).stem.lower() == "metadata" and suffix in (".json", ".jsonl", ".csv", ".parquet"):
             continue
-        kind = (mimetypes.types_map.get(suffix) or "").split("/")[0]
-        if kind in ("video", "image"):
+        if suffix in UNREAD:
             yield Finding("unsupported-type", name, f"{suffix} is not read: not used")
         else:
             yield Finding("other-file", name, "is neither media nor captions")

@@ -30,7 +30,11 @@ def budget_buckets(pixels: int, multiple: int, max_aspect: float) -> list[str]:
         height = min(pixels // width, int(width * max_aspect)) // multiple * multiple
         if height and width <= height * max_aspect:
             heights[height] = width  # widths rise: the last one of a height is the widest
-    sizes = [(width, height) for height, width in heights.items()]
+    found = [(width, height) for height, width in heights.items()]
+    # A narrow size that the aspect keeps short fits into a larger one: it does not use the budget up.
+    sizes = [
+        one for one in found if not any(other != one and other[0] >= one[0] and other[1] >= one[1] for other in found)
+    ]
     sizes.sort(key=lambda size: abs(math.log(size[0] / size[1])))
     return [f"{width}x{height}" for width, height in sizes]
 

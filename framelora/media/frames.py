@@ -27,10 +27,12 @@ from framelora.media.probe import DEMUXERS, Facts, Limits, OverLimit, Unreadable
 
 PATIENCE = 60.0  # seconds without a frame, after which a decoder is stopped
 MAX_MEMORY = 8 << 30  # bytes of address space for a decoder
-# Light of PQ and HLG in units of reference white (203 cd/m2, ITU-R BT.2408), primaries to BT.709, Hable's curve.
+# Light of PQ and HLG in units of reference white (203 cd/m2, ITU-R BT.2408), primaries to BT.709, and the Moebius
+# curve, which keeps what is below 30 % of reference white as it is: measured, reference white becomes 218 of 255, and
+# 1000 cd/m2 251.
 TONE_MAP = (
     "zscale=tin={transfer}:pin=2020:min=2020_ncl:t=linear:npl=203,format=gbrpf32le,zscale=p=709,"
-    "tonemap=hable:desat=0,zscale=t=709:m=709:r=limited"
+    "tonemap=mobius:desat=0,zscale=t=709:m=709:r=limited"
 )
 TRANSFERS = {"pq": "smpte2084", "hlg": "arib-std-b67"}
 
@@ -77,7 +79,7 @@ def read_frames(
             format="nut",
             vcodec="rawvideo",
             vf=filters(facts, size),
-            fps_mode="passthrough",
+            fps_mode="vfr",  # as they come; of two frames with one time the second comes a tick later
             enc_time_base="demux",
             map_metadata=-1,
         )
@@ -90,7 +92,9 @@ def read_frames(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, pass_fds=[pipe]
             )
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+            allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+            most = MAX_MEMORY if allowed == resource.RLIM_INFINITY else min(MAX_MEMORY, allowed)
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (most, most))
         watch = Watch(process)
         try:
             count = 0

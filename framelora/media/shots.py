@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scenedetect import FrameTimecode
@@ -203,5 +204,5 @@ def cut_shots(frames: Iterable[tuple[float, Frame]], fps: float, target_fps: flo
 
 def luma(bgr: Frame) -> float:
     """Mean brightness of a BGR frame, 0..255, with the weights of Rec. 601."""
-    blue, green, red = bgr.mean(axis=(0, 1))
+    blue, green, red, _ = cv2.mean(bgr)
     return float(0.114 * blue + 0.587 * green + 0.299 * red)

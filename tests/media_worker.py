@@ -1,0 +1,39 @@
+"""Probes and decodes files in a process of its own, whose death a test survives.
+
+Reads paths from stdin, one a line, and writes for each a line of JSON: `frames` or `reason`, and at the end its peak
+memory. Anything but `Unreadable` ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from framelora.media.decode import decode_image, decode_video
+from framelora.media.probe import IMAGE_FORMATS, NO_FILE_BEYOND, Unreadable
+from framelora.media.shots import Cutting
+
+
+def main() -> None:
+    """Work through stdin."""
+    cutting = Cutting(black_level=8.0, trim_fades=True)
+    for line in sys.stdin:
+        path = Path(line.rstrip("\n"))
+        try:
+            if path.suffix.lower() in IMAGE_FORMATS:
+                shots = [decode_image(path, ["96x64"], NO_FILE_BEYOND)]
+            else:
+                options = {"target_fps": 8.0, "buckets": ["96x64", "64x96"], "limits": NO_FILE_BEYOND}
+                shots = list(decode_video(path, cutting=cutting, **options))
+            outcome: dict[str, object] = {"frames": sum(len(shot.frames) for shot in shots)}
+        except Unreadable as reason:
+            outcome = {"reason": f"{type(reason).__name__}: {reason}"}
+        print(json.dumps(outcome), flush=True)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({"peak_mib": peak // 1024}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
