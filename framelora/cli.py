@@ -13,7 +13,7 @@ from rich.table import Table
 from framelora.base_model import LOCK, fingerprint, verify, write_lock
 from framelora.cells import upkeep
 from framelora.cells.store import open_store
-from framelora.commands import adapters, metrics
+from framelora.commands import adapters, metrics, preset
 from framelora.commands.interpolate_cli import interpolate_command
 from framelora.commands.validate import validate
 from framelora.console import UserError, command, relative, say
@@ -26,6 +26,7 @@ app.add_typer(cells, name="cells")
 app.add_typer(adapters.app)
 app.command("interpolate")(interpolate_command)
 app.command()(validate)
+app.command("preset")(command(preset.apply))
 
 
 def readable(num_bytes: int) -> str:

@@ -71,7 +71,7 @@ class Rendering:
             "device": device,
             "code": source_digest(f"framelora.families.{params.model.family}.render"),
             "versions": versions(*units.PACKAGES),
-            "family": [params.family.conditioning.model_dump(), params.family.render.model_dump()],
+            "family": units.render_inputs(params.family),
         }
         self.adapter_inputs = {
             "files": {path.name: files.file_digest(path) for path in sorted(ADAPTER.glob("adapter_*"))},

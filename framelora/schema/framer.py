@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from framelora.schema.base import Positive, Section
+from framelora.schema.base import Fraction, Positive, Section
 
 
 class FramerConditioning(Section):
@@ -17,12 +17,30 @@ class FramerConditioning(Section):
     noise_aug_strength: Annotated[float, Field(ge=0)]
     """Standard deviation of the noise on the condition images, in units of the [-1, 1] pixel range."""
 
+    condition_noise: Literal["bank", "latent", "off"]
+    """Noise on the ends in training: `bank` draws one of K noisy encodings of each end and tells the UNet its strength;
+    `latent` adds white noise to clean latents, which costs no cells and is not what pixel noise does to latents; `off`
+    uses the one encoding with `noise_aug_strength` that renders use. Renders are the same under all three."""
+    condition_noise_draws: Positive
+    """K: noisy encodings of each end frame (`bank`), with strengths stratified over the law."""
+    condition_noise_log_mean: float
+    """Mean of the log of the strength in training (SVD_Xtend: -3.0)."""
+    condition_noise_log_std: Annotated[float, Field(gt=0)]
+    """Standard deviation of that log (SVD_Xtend: 0.5)."""
+    condition_noise_seed: int
+    """Seed of the bank's noise, together with the frame and the draw."""
+
 
 class FramerEncode(Section):
     vae_batch: Positive
     """Frames the VAE encodes at once."""
     dtype: Literal["float32", "float16", "bfloat16"]
     """How latents are stored; they are computed in float32."""
+    tracks: Literal["none", "lucas_kanade"]
+    """How points are tracked over training windows, for the ControlNet: pyramidal Lucas-Kanade (OpenCV) with a check
+    forwards and backwards."""
+    track_points: Positive
+    """Points to look for in the first frame of a window."""
 
 
 class FramerObjective(Section):
@@ -32,6 +50,10 @@ class FramerObjective(Section):
     """Standard deviation of log sigma in training (SVD_Xtend: 1.6)."""
     conditioning_dropout_prob: Annotated[float, Field(ge=0, le=1 / 3)]
     """p: CLIP tokens are dropped in [0, 2p), condition latents in [p, 3p) of one uniform draw (SVD_Xtend)."""
+    control_points_max: Positive
+    """The ControlNet trains on 1 to this many of a window's tracked points, drawn anew each time."""
+    control_point_dropout: Fraction
+    """Chance of each drawn point to be left out again."""
     heatmap_side: Positive
     """Half the side of a tracked point's box in the ControlNet's heatmaps, in pixels (Framer: 20 at 512x320)."""
 

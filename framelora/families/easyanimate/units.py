@@ -222,3 +222,8 @@ def unit_inputs(unit: EncodeUnit, params: EasyAnimate) -> dict[str, Any]:
     if unit.kind == "text":
         return {"dtype": params.encode.dtype, "max_sequence_length": params.encode.max_sequence_length}
     return {"dtype": params.encode.dtype}
+
+
+def render_inputs(params: EasyAnimate) -> list[dict[str, Any]]:
+    """Parameters that change a render's bytes."""
+    return [params.conditioning.model_dump(), params.render.model_dump()]

@@ -40,6 +40,12 @@ def to_signed(frames: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
+def vae_factor(base: Path) -> int:
+    """Pixels to a latent along one side, from the VAE's config."""
+    config: dict[str, Any] = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
 def resize_antialiased(pixels: Tensor, height: int, width: int) -> Tensor:
     """Resize pictures as diffusers' SVD pipeline does before CLIP, and Framer's with it.
 

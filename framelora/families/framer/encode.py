@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,12 +41,18 @@ class Encoder:
             For `latents`: `mean` and `std` `[F, C, h, w]` of the VAE's posterior, not scaled by its scaling factor.
             For `ends`: `image_embeds` `[D]` (CLIP), `condition_latents` `[C, h, w]`: posterior mode of the frame with
             pixel noise, not scaled (SVD's convention; StableVideoDiffusionPipeline._encode_vae_image).
+            For `noisy_ends`: `condition_latents` `[K, C, h, w]`, the same at K strengths, and `sigmas` `[K]`.
+            For `tracks`: see `track_points`.
         """
         assert frames is not None  # every unit of Framer's has some
+        if unit.kind == "tracks":
+            return track_points(frames, self.params.encode.track_points)
         pixels = to_signed(frames).to(self.device)
         if unit.kind == "latents":
             parts = [self.vae.encode(batch).latent_dist for batch in pixels.split(self.params.encode.vae_batch)]
             tensors = {"mean": torch.cat([part.mean for part in parts]), "std": torch.cat([part.std for part in parts])}
+        elif unit.kind == "noisy_ends":
+            tensors = self.noisy_ends(pixels, sha256(frames.tobytes()))
         else:
             # The noise is the frame's own: a function of its pixels, whatever window it ends.
             generator = torch.Generator().manual_seed(draw_seed("condition-noise", sha256(frames.tobytes())))
@@ -55,6 +65,65 @@ class Encoder:
         dtype = DTYPES[self.params.encode.dtype]
         return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
+    def noisy_ends(self, pixels: Tensor, digest: str) -> dict[str, Tensor]:
+        """The bank of one frame `[1, 3, H, W]`: each draw is a function of the frame, its number and the seed."""
+        told = self.params.conditioning
+        sigmas = stratified_sigmas(
+            told.condition_noise_draws, told.condition_noise_log_mean, told.condition_noise_log_std
+        )
+        latents = []
+        for number, sigma in enumerate(sigmas):
+            seed = draw_seed("condition-noise", told.condition_noise_seed, digest, number)
+            noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
+            latents.append(condition_latents(self.vae, pixels, noise, sigma))
+        return {"condition_latents": torch.cat(latents), "sigmas": torch.tensor(sigmas)}
+
     def clip_pixels(self, pixels: Tensor) -> Tensor:
         """Prepare frames `[F, 3, H, W]` in [-1, 1] for this base's CLIP."""
         return clip_pixels(pixels, self.image_encoder.config.image_size, self.clip_settings)
+
+
+def stratified_sigmas(draws: int, log_mean: float, log_std: float) -> list[float]:
+    """Strengths `[K]` of condition noise: the median of each of K equal shares of the log-normal law, rising."""
+    law = NormalDist(log_mean, log_std)
+    return [math.exp(law.inv_cdf((number + 0.5) / draws)) for number in range(draws)]
+
+
+# Pyramidal Lucas-Kanade: windows of 15 pixels on up to 4 levels; a point is lost when tracking it back misses by more.
+WINDOW, LEVELS, MISS = (15, 15), 3, 1.0
+
+
+def track_points(frames: NDArray[np.uint8], count: int) -> dict[str, Tensor]:
+    """Track corners of the first frame through a clip (Bouguet's pyramidal Lucas-Kanade, in OpenCV).
+
+    Args:
+        frames: `[F, H, W, 3]` RGB.
+        count: P, corners to look for. Where there are fewer the rest stay hidden.
+
+    Returns:
+        `tracks` `[F, P, 2]` float32, x and y in pixels; `visible` `[F, P]` uint8: 1 up to the frame in which a point is
+        lost, leaves the picture, or is not found again where it came from when it is tracked back.
+    """
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    apart = max(3.0, min(grey[0].shape) / 16)
+    corners = cv2.goodFeaturesToTrack(grey[0], maxCorners=count, qualityLevel=0.01, minDistance=apart)
+    tracks = np.zeros((len(frames), count, 2), np.float32)
+    visible = np.zeros((len(frames), count), np.uint8)
+    found = 0 if corners is None else len(corners)
+    if found:
+        places, seen = corners.reshape(-1, 2).astype(np.float32), np.ones(found, bool)
+        tracks[:, :found], visible[0, :found] = places, 1
+        size = np.array([grey[0].shape[1], grey[0].shape[0]])
+        for number, (before, after) in enumerate(itertools.pairwise(grey), 1):
+            # OpenCV overwrites the fourth argument: copies.
+            moved, there, _ = cv2.calcOpticalFlowPyrLK(
+                before, after, places, places.copy(), winSize=WINDOW, maxLevel=LEVELS
+            )
+            back, again, _ = cv2.calcOpticalFlowPyrLK(
+                after, before, moved, moved.copy(), winSize=WINDOW, maxLevel=LEVELS
+            )
+            seen &= (there.ravel() == 1) & (again.ravel() == 1) & (np.linalg.norm(back - places, axis=1) <= MISS)
+            seen &= ((moved >= 0) & (moved < size)).all(axis=1)
+            places = np.where(seen[:, None], moved, places).astype(np.float32)
+            tracks[number:, :found], visible[number, :found] = places, seen
+    return {"tracks": torch.from_numpy(tracks), "visible": torch.from_numpy(visible)}

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from framelora.digest import draw_seed
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.codec import vae_scaling_factor
+from framelora.families.framer.codec import vae_factor, vae_scaling_factor
+from framelora.families.framer.networks import controlnet as controlnets
+from framelora.families.framer.networks.controlnet import SteeredUNet, TrajectoryControlNet
+from framelora.families.framer.networks.heatmap import heatmaps
 from framelora.families.framer.networks.unet import (
     DEFAULT_LORA_TARGETS,
     FramerUNet,
@@ -36,6 +39,14 @@ def load_denoiser(base: Path, dtype: torch.dtype) -> FramerUNet:
     return load_unet(base, dtype)
 
 
+def load_controlnet(unet: FramerUNet, base: Path, dtype: torch.dtype, seed: int) -> TrajectoryControlNet:
+    """The ControlNet that is trained: the base's own, or a new one with the UNet's encoder (drawn from the seed)."""
+    try:
+        return controlnets.load_controlnet(base, dtype)
+    except FileNotFoundError:
+        return controlnets.new_controlnet(unet, vae_factor(base), seed).to(dtype)
+
+
 def lora_targets(denoiser: torch.nn.Module) -> tuple[str, ...]:
     """The Linear layers that are adapted unless the parameters name others."""
     return DEFAULT_LORA_TARGETS
@@ -46,18 +57,28 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: Framer) -> d
 
     Returns:
         `mean` and `std` `[F, C, h, w]`: posterior of the frames' latents; `first` and `last` `[C, h, w]`: condition
-        latents of the ends; `image_embeds` `[2, D]`: CLIP embeddings of the ends. All fp32.
+        latents of the ends; `image_embeds` `[2, D]`: CLIP embeddings of the ends. All fp32. With
+        `condition_noise: bank` `first` and `last` are `[K, C, h, w]` and `condition_sigmas` `[K]` their strengths; with
+        `latent` they are clean. With tracks `tracks` `[F, P, 2]` in pixels, and `visible` `[F, P]`.
     """
     frames = slice(window.start_frame, window.end_frame + 1)
     latents = read("latents", window.start_shot)
-    first, last = (read("ends", end_unit(shot, frame)) for shot, frame in window.ends)
+    units = [end_unit(shot, frame) for shot, frame in window.ends]
+    ends = [read("ends", unit) for unit in units]
     item = {
         "mean": latents["mean"][frames],
         "std": latents["std"][frames],
-        "first": first["condition_latents"],
-        "last": last["condition_latents"],
-        "image_embeds": torch.stack([first["image_embeds"], last["image_embeds"]]),
+        "image_embeds": torch.stack([end["image_embeds"] for end in ends]),
     }
+    mode = params.conditioning.condition_noise
+    if mode == "latent":
+        item |= {"first": item["mean"][0], "last": item["mean"][-1]}
+    else:
+        told = ends if mode == "off" else [read("noisy_ends", unit) for unit in units]
+        item |= {"first": told[0]["condition_latents"], "last": told[1]["condition_latents"]}
+        item |= {} if mode == "off" else {"condition_sigmas": told[0]["sigmas"]}
+    if params.encode.tracks != "none":
+        item |= read("tracks", window.pair)
     return {name: tensor.float() for name, tensor in item.items()}
 
 
@@ -68,6 +89,7 @@ def loss(
     base: Path,
     params: Framer,
     levels: Sequence[float] | None = None,
+    controlnet: torch.nn.Module | None = None,
 ) -> Tensor:
     """The loss of each item of a batch.
 
@@ -81,6 +103,7 @@ def loss(
         base: folder of the base model (its VAE's scaling factor).
         params: the family's parameters.
         levels: for validation, B quantiles of sigma in training; nothing is dropped then.
+        controlnet: the trajectory ControlNet, or the same wrapped; it is shown heatmaps of the batch's tracks.
 
     Returns:
         `[B]`, on the device of the batch.
@@ -102,18 +125,19 @@ def loss(
     p = params.objective.conditioning_dropout_prob
     keep_clip = (dropout >= 2 * p).float()
     keep_latents = ((dropout < p) | (dropout >= 3 * p)).float().view(-1, 1, 1, 1)
-    condition = bare_unet(unet).condition(batch["first"] * keep_latents, batch["last"] * keep_latents, shape[0])
-    time_ids = added_time_ids(
-        len(seeds),
-        params.conditioning.fps,
-        params.conditioning.motion_bucket_id,
-        params.conditioning.noise_aug_strength,
-    )
-    prediction = unet(
+    first, last, strengths = noisy_ends(batch, seeds, params)
+    condition = bare_unet(unet).condition(first * keep_latents, last * keep_latents, shape[0])
+    told = params.conditioning
+    time_ids = added_time_ids(len(seeds), told.fps, told.motion_bucket_id, strengths.cpu())
+    extra, network = {}, unet
+    if controlnet is not None:
+        extra, network = {"hints": hints(batch, seeds, base, params).to(device)}, SteeredUNet(unet, controlnet)
+    prediction = network(
         torch.cat([noisy, condition], dim=2),
         0.25 * sigma.flatten().log(),
         encoder_hidden_states=batch["image_embeds"] * keep_clip.view(-1, 1, 1),
         added_time_ids=time_ids.to(device),
+        **extra,
     ).sample
     return (prediction.float() - target).square().mean(dim=(1, 2, 3, 4))
 
@@ -131,3 +155,61 @@ def draw(seed: int, shape: torch.Size, params: Framer) -> tuple[Tensor, Tensor, 
     noise = torch.randn(shape, generator=generator)
     log_sigma = params.objective.sigma_log_mean + params.objective.sigma_log_std * torch.randn((), generator=generator)
     return posterior_noise, noise, log_sigma.exp(), torch.rand((), generator=generator)
+
+
+def noisy_ends(batch: dict[str, Tensor], seeds: Sequence[int], params: Framer) -> tuple[Tensor, Tensor, Tensor]:
+    """Condition latents of first and last frame `[B, C, h, w]`, and the strength of their noise `[B]`.
+
+    One strength for both ends of a clip, since the UNet is told one; a function of the item's seed.
+    """
+    first, last, told = batch["first"], batch["last"], params.conditioning
+    if told.condition_noise == "off":
+        return first, last, torch.full((len(seeds),), told.noise_aug_strength)
+    generators = [torch.Generator().manual_seed(draw_seed(seed, "framer", "condition")) for seed in seeds]
+    if told.condition_noise == "bank":
+        chosen = [int(torch.randint(first.shape[1], (), generator=generator)) for generator in generators]
+        rows = torch.arange(len(seeds), device=first.device)
+        numbers = torch.tensor(chosen, device=first.device)
+        return first[rows, numbers], last[rows, numbers], batch["condition_sigmas"][rows, numbers]
+    normals = torch.stack([torch.randn((), generator=generator) for generator in generators])
+    strengths = (told.condition_noise_log_mean + told.condition_noise_log_std * normals).exp()
+    noisy = []
+    for latents in (first, last):
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+        spread = latents.std(dim=(1, 2, 3), keepdim=True) * strengths.view(-1, 1, 1, 1).to(latents.device)
+        noisy.append(latents + spread * noise.to(latents.device))
+    return noisy[0], noisy[1], strengths
+
+
+def hints(batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: Framer) -> Tensor:
+    """Heatmaps `[B, F, 3, H, W]` of some of the tracked points of each clip, chosen by the item's seed.
+
+    Raises:
+        ValueError: the batch has no tracks.
+    """
+    if "tracks" not in batch:
+        raise ValueError("a ControlNet trains on tracks: set framer.encode.tracks to lucas_kanade")
+    factor = vae_factor(base)
+    height, width = (side * factor for side in batch["mean"].shape[-2:])
+    pictures = []
+    for tracks, visible, seed in zip(batch["tracks"].cpu(), batch["visible"].cpu(), seeds, strict=True):
+        shown = visible.bool() & chosen_points(visible.bool(), seed, params)
+        pictures.append(heatmaps(tracks, shown, width=width, height=height, side=params.objective.heatmap_side))
+    return torch.stack(pictures)
+
+
+def chosen_points(visible: Tensor, seed: int, params: Framer) -> Tensor:
+    """Which points of a clip are shown `[P]`: 1 to `control_points_max` of those found, each dropped by chance.
+
+    Framer's own sampling of points is not published; showing few and varying numbers is what its users will do.
+    """
+    found = visible[0].nonzero().flatten()
+    chosen = torch.zeros(visible.shape[1], dtype=torch.bool)
+    if len(found):
+        generator = torch.Generator().manual_seed(draw_seed(seed, "framer", "points"))
+        most = min(params.objective.control_points_max, len(found))
+        count = int(torch.randint(1, most + 1, (), generator=generator))
+        points = found[torch.randperm(len(found), generator=generator)[:count]]
+        kept = torch.rand(count, generator=generator) >= params.objective.control_point_dropout
+        chosen[points[kept]] = True
+    return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from framelora.families.base import EncodeUnit, Purpose, Window
+from framelora.versions import versions
 
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
@@ -32,10 +32,18 @@ def check_window(window: Window, base: Path) -> str | None:
 
 
 def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> list[tuple[str, str]]:
-    """Units `(kind, unit)` of a window: both ends, and the shot's latents; an image pair has none between its ends."""
-    units = [("ends", end_unit(shot, frame)) for shot, frame in window.ends]
+    """Units `(kind, unit)` of a window: both ends, and the shot's latents; an image pair has none between its ends.
+
+    Training may need more: the bank of noisy ends, and the tracks of points over the window.
+    """
+    ends = [end_unit(shot, frame) for shot, frame in window.ends]
+    units = [("ends", end) for end in ends]
     if window.kind == "window":
         units.append(("latents", window.start_shot))
+        if purpose == "train" and params.conditioning.condition_noise == "bank":
+            units += [("noisy_ends", end) for end in ends]
+        if purpose == "train" and params.encode.tracks != "none":
+            units.append(("tracks", window.pair))
     return units
 
 
@@ -55,17 +63,36 @@ def plan_units(
         shots: table of `dataset.pairs.SHOTS_SCHEMA`.
         windows: windows and image pairs, by what they are for.
         captions: text of each content; Framer takes no text.
-        base, params: the base model's folder and the family's parameters; both count for other families only.
+        base: the base model's folder; it counts for other families only.
+        params: the family's parameters.
     """
     units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
-    for window in itertools.chain(*windows.values()):
-        for shot, frame in window.ends:
-            units.add(EncodeUnit("ends", end_unit(shot, frame), shot, (frame,)))
+    for purpose, wanted in windows.items():
+        for window in wanted:
+            needed = units_of(window, purpose, base, params)
+            for kind in {kind for kind, _ in needed} & {"ends", "noisy_ends"}:
+                units |= {EncodeUnit(kind, end_unit(shot, frame), shot, (frame,)) for shot, frame in window.ends}
+            if ("tracks", window.pair) in needed:
+                frames = tuple(range(window.start_frame, window.end_frame + 1))
+                units.add(EncodeUnit("tracks", window.pair, window.start_shot, frames))
     return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))
 
 
 def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
-    """Parameters that change a unit's bytes."""
+    """Parameters and libraries that change a unit's bytes."""
+    conditioning, encode = params.conditioning, params.encode
     if unit.kind == "latents":
-        return {"vae_batch": params.encode.vae_batch, "dtype": params.encode.dtype}
-    return {"noise_aug_strength": params.conditioning.noise_aug_strength, "dtype": params.encode.dtype}
+        return {"vae_batch": encode.vae_batch, "dtype": encode.dtype}
+    if unit.kind == "tracks":
+        return {"method": encode.tracks, "points": encode.track_points, **versions("opencv-python-headless")}
+    if unit.kind == "noisy_ends":
+        law = [conditioning.condition_noise_log_mean, conditioning.condition_noise_log_std]
+        draws = [conditioning.condition_noise_draws, conditioning.condition_noise_seed]
+        return {"law": law, "draws": draws, "dtype": encode.dtype}
+    return {"noise_aug_strength": conditioning.noise_aug_strength, "dtype": encode.dtype}
+
+
+def render_inputs(params: Framer) -> list[dict[str, Any]]:
+    """Parameters that change a render's bytes: not those of the condition noise in training."""
+    told = params.conditioning.model_dump(include={"fps", "motion_bucket_id", "noise_aug_strength"})
+    return [told, params.render.model_dump()]
