@@ -4,9 +4,9 @@ A family is a folder of `framelora/families/` whose modules are reached by name 
 edit reruns only the stages that use the part:
 
 * `units.py`: `plan_units` says what has to be encoded for shots, windows and captions, `unit_inputs` what else changes
-  its bytes, `units_of` which units a window needs, `render_inputs` which parameters change a render; `check_window` refuses what the model can't take; `KINDS` are the
-  kinds of windows it can render, `BASELINES` what is rendered beside it without a model, `PACKAGES` the libraries that
-  count. Imports no network.
+  its bytes, `units_of` which units a window needs, `render_inputs` which parameters change a render; `check_window`
+  refuses what the model can't take; `KINDS` are the kinds of windows it can render, `BASELINES` what is rendered beside
+  it without a model, `PACKAGES` the libraries that count. Imports no network.
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
 * `encode.py`: `Encoder.encode` computes a unit. The only part that builds encoders.
 * `networks/`: the denoiser and what else is trained or steers it, in files of the family's choice.

@@ -44,7 +44,8 @@ def load_controlnet(unet: FramerUNet, base: Path, dtype: torch.dtype, seed: int)
     try:
         return controlnets.load_controlnet(base, dtype)
     except FileNotFoundError:
-        return controlnets.new_controlnet(unet, vae_factor(base), seed).to(dtype)
+        network = controlnets.new_controlnet(unet, vae_factor(base), seed)
+        return network if network.dtype == dtype else network.to(dtype)
 
 
 def lora_targets(denoiser: torch.nn.Module) -> tuple[str, ...]:
