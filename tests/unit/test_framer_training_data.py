@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
+from framelora.console import UserError
 from framelora.digest import draw_seed, sha256
 from framelora.families.base import EncodeUnit, Window
 from framelora.families.framer import encode, loss, units
@@ -222,6 +224,14 @@ class TestTracking:
 
 
 class TestHeatmapsInTraining:
+    def test_training_a_controlnet_without_tracking_is_refused_at_once(self, tmp_path: Path) -> None:
+        text = (REPOSITORY / "params.yaml").read_text().replace("  controlnet: none", "  controlnet: lora")
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"framer\.encode\.tracks"):
+            load_params(tmp_path / "params.yaml")
+        (tmp_path / "params.yaml").write_text(text.replace("tracks: none", "tracks: lucas_kanade"))
+        assert load_params(tmp_path / "params.yaml").train.controlnet == "lora"
+
     def test_numbers_of_points_vary_and_some_are_dropped(self) -> None:
         params = framer(objective__control_points_max=5, objective__control_point_dropout=0.25)
         visible = torch.ones(4, 20, dtype=torch.bool)
