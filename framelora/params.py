@@ -89,7 +89,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{where}: {key}{problem}{more}") from None
     if params.family is None:
         raise UserError(f"{where}: {params.model.family} is missing: add it (params.yaml in git has its default)")
-    if params.model.family == "framer" and params.train.controlnet != "none" and params.framer.encode.tracks == "none":
+    framer = params.framer if params.model.family == "framer" else None
+    if framer is not None and params.train.controlnet != "none" and framer.encode.tracks == "none":
         raise UserError(
             f"{where}: train.controlnet: {params.train.controlnet} needs tracks to learn from: set "
             "framer.encode.tracks to lucas_kanade"
