@@ -46,6 +46,18 @@ class Schedule:
     clip: float = math.inf  # of the gradient's norm
 
 
+def build_optimizers(groups: list[dict[str, Any]], peak: float) -> list[torch.optim.Optimizer]:
+    """Adam for most groups; Muon (orthogonalised momentum, for matrices only) for those marked `matrices`."""
+    adam = [group for group in groups if not group.get("matrices")]
+    muon = [group for group in groups if group.get("matrices")]
+    optimizers: list[torch.optim.Optimizer] = []
+    if adam:
+        optimizers.append(torch.optim.Adam(adam, lr=peak, betas=(0.9, 0.99)))
+    if muon:
+        optimizers.append(torch.optim.Muon(muon, lr=peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
 def train(
     model: nn.Module,
     groups: list[dict[str, Any]],
@@ -57,7 +69,7 @@ def train(
 
     Args:
         model: what is trained; its parameters without `requires_grad` stay.
-        groups: parameters for Adam, each with the `share` that its learning rate is multiplied by.
+        groups: parameters, each group with the `share` of the learning rate that it gets; see `build_optimizers`.
         loss: a scalar, a function of the step and of the recipe's own generators.
         save: writes the average; called every `save_every` steps and at the end.
         schedule: its length and rates.
@@ -69,18 +81,19 @@ def train(
         RuntimeError: the weights are no longer finite; the last good snapshot stays.
     """
     average = copy.deepcopy(model)
-    optimizer = torch.optim.Adam(groups, lr=schedule.peak, betas=(0.9, 0.99))
+    optimizers = build_optimizers(groups, schedule.peak)
     started, recent, step, progress = time.monotonic(), [], 0, 0.0
     while progress < 1 and schedule.steps > 0:
         rate_step = int(progress * schedule.steps) if schedule.minutes else step
         rate = learning_rate(max(step, rate_step) if step < 50 else rate_step, schedule.steps, schedule.peak)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
         value = loss(step, progress)
-        optimizer.zero_grad()
+        model.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            optimizer.step()
         with torch.no_grad():
             decay = min(schedule.decay, (1 + step) / (10 + step))
             for mean, current in zip(average.parameters(), model.parameters(), strict=True):
