@@ -1,10 +1,10 @@
 """Measure whether tiny-easyanimate renders what a caption names: the sprite's colour and direction.
 
-Held-out captions (combinations of colour, shape and direction that were never trained on) are rendered from text alone.
-A pixel shows a colour when it is strongly coloured and this is the nearest of the six; a clip shows the colour of most
-such pixels. Its direction is that of the coloured pixels' centre from the first third of the clip to the last. The same is
-measured on the true clips of those captions, which says how far the measurement itself can be trusted. Captions of
-white and black sprites are left out, since neither stands out by its colour.
+Held-out captions (combinations of colour, shape and direction that were never trained on) are rendered from text
+alone. A pixel shows a colour when it is strongly coloured and this is the nearest of the six; a clip shows the colour
+of most such pixels. Its direction is that of the coloured pixels' centre from the first third of the clip to the last.
+The same is measured on the true clips of those captions, which says how far the measurement can be trusted. Captions
+of white and black sprites are left out, since neither stands out by its colour.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from layout import SEED
 from layout_easyanimate import BASE, FRAMES, HEIGHT, WIDTH
 from loop import one_thread
 from torch import Tensor
-from train_codec import to_signal
 from train_transformer import Encoders
 from world import COLOURS, DIRECTIONS, build_textures, render
 

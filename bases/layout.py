@@ -40,16 +40,8 @@ UNET_CONFIG: dict[str, Any] = {
     "in_channels": 9,
     "out_channels": 4,
     "block_out_channels": (64, 64, 64),
-    "down_block_types": (
-        "DownBlockSpatioTemporal",
-        "CrossAttnDownBlockSpatioTemporal",
-        "CrossAttnDownBlockSpatioTemporal",
-    ),
-    "up_block_types": (
-        "CrossAttnUpBlockSpatioTemporal",
-        "CrossAttnUpBlockSpatioTemporal",
-        "UpBlockSpatioTemporal",
-    ),
+    "down_block_types": ("DownBlockSpatioTemporal", "DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+    "up_block_types": ("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
     "layers_per_block": 1,
     "transformer_layers_per_block": 1,
     "num_attention_heads": (2, 2, 4),

@@ -1,8 +1,8 @@
 """Fit tiny-easyanimate's causal codec on frames of the procedural world and write it to `BASE/vae`.
 
 The linear codec of `train_codec.py` (2x2 patches to 4 channels and back, with neighbours) is fitted by gradient descent
-and written into the weights of `AutoencoderKLMagvit`, whose residual branches start at zero. Each causal convolution in
-time uses its newest tap only, so that a frame depends on itself alone.
+and written into the weights of `AutoencoderKLMagvit`, whose residual branches are zero. Each causal convolution uses
+its newest tap in time only, so that a frame depends on itself alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ def transplant(codec: LinearCodec, vae: AutoencoderKLMagvit, data: Tensor) -> No
 
     In front of both last norms a signal s is a pair (a s, -a s), of mean 0 in its group, with a s far below the square
     root of the norm's eps: there the norm is a constant factor, and silu(z) - silu(-z) = z.
-    See `train_codec.transplant`.
     """
     encoder, decoder = vae.encoder, vae.decoder
     for name, parameter in vae.named_parameters():

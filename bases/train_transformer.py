@@ -1,9 +1,10 @@
 """Train tiny-easyanimate's transformer on captioned clips and write it to `BASE/transformer`, in half precision.
 
-The objective is EasyAnimate's flow matching: x_t = (1 - sigma) x + sigma eps, with sigma from the scheduler's list, high
-ones more often than low ones, and the transformer predicts eps - x. It is an inpaint model (-InP): half of the clips are given nothing (zeros:
-text to video), the others their first frame, or the first and the last. Captions are replaced by the empty one with
-probability 0.1. The scenes are those of `crossings.py`; a fifth of all captions is never trained on.
+The objective is EasyAnimate's flow matching: x_t = (1 - sigma) x + sigma eps, sigma from the scheduler's list, high
+ones more often than low ones, and the transformer predicts eps - x. It is an inpaint model (-InP): half of the clips
+are given nothing (zeros: text to video), the others their first frame, or the first and the last. Captions are replaced
+by the empty one with probability 0.1. The scenes are those of `crossings.py`; a fifth of all captions is never trained
+on.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Encoders:
     def given(self, signal: Tensor, what: str) -> Tensor:
         """What the model is given of a clip: mask (1 where kept) and latents of the masked clip, `[1 + C, f, h, w]`.
 
-        Hidden frames are -1; mask and latents are multiplied by the scaling factor, as in EasyAnimate. `nothing` is
-        zeros.
+        Hidden frames are -1; mask and latents are multiplied by the scaling factor, as in EasyAnimate.
+        `nothing` is zeros.
         """
         frames, _, height, width = signal.shape
         if what == "nothing":
@@ -85,7 +86,7 @@ def draw_clip(index: int, textures: list[np.ndarray], encoders: Encoders, seed: 
 
 
 def parameter_groups(transformer: nn.Module) -> list[dict[str, object]]:
-    """The matrices of attention and feed-forward for Muon, which got further than Adam in as many steps; the rest Adam."""
+    """The matrices of attention and feed-forward for Muon, the rest for Adam."""
     matrices, rest = [], []
     for name, parameter in transformer.named_parameters():
         inside = parameter.ndim == 2 and name.startswith("transformer_blocks.") and ".norm" not in name
@@ -173,7 +174,9 @@ def main(
     def save(average: nn.Module) -> None:
         save_part(copy.deepcopy(average).half(), base / "transformer")
 
-    taken = train(transformer, parameter_groups(transformer), loss, save, Schedule(steps, peak, minutes, save_every, clip=1.0))
+    taken = train(
+        transformer, parameter_groups(transformer), loss, save, Schedule(steps, peak, minutes, save_every, clip=1.0)
+    )
     print(f"transformer: {taken} steps, {drawn} clips", flush=True)
 
 
