@@ -49,7 +49,7 @@ SPLITS = ("train", "val", "test")
 @torch.no_grad()
 def expected_latents(
     model: torch.nn.Module, item: dict[str, torch.Tensor], sigma: float, conditioning: FramerConditioning, seed: int
-):
+) -> torch.Tensor:
     """The network's estimate of a window's clean latents from pure noise at `sigma`, scaled: `[F, C, h, w]`."""
     shape = item["mean"].shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))[None]
