@@ -6,6 +6,7 @@ A base folder has the layout that diffusers pipelines use: `unet/`, `vae/`, `ima
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -138,6 +139,11 @@ def save_part(part: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         part.save_pretrained(temporary)
+        config = Path(temporary) / "config.json"
+        if config.exists():  # a part that was loaded says where from
+            entries = json.loads(config.read_text())
+            entries.pop("_name_or_path", None)
+            config.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
         for file in sorted(Path(temporary).iterdir()):
             with file.open("rb") as written:
                 os.fsync(written.fileno())

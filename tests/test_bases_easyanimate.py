@@ -158,3 +158,23 @@ def test_the_first_steps_of_the_recipe_are_deterministic(
     encoders: train_transformer.Encoders, textures: list[np.ndarray]
 ) -> None:
     assert _first_losses(encoders, textures) == _first_losses(encoders, textures)
+
+
+@pytest.mark.nightly
+def test_the_colour_that_a_held_out_caption_names_is_the_one_rendered(tmp_path: Path) -> None:
+    import evaluate_captions
+
+    evaluate_captions.main(BASE, captions=16, steps=8, sheet=None, out=tmp_path / "rates.json")
+    said = json.loads((tmp_path / "rates.json").read_text())
+    assert said["true clips"]["colour"][0] > 0.9
+    assert said["rendered"]["colour"][1] > 1 / len(evaluate_captions.CHROMATIC)  # the interval's lower end
+
+
+def test_measured_colours_and_directions_are_those_of_a_drawn_clip(textures: list[np.ndarray]) -> None:
+    import evaluate_captions
+
+    scene = crossings.crossing_scene(np.random.default_rng(2), len(textures), "green", "square", "down and right")
+    clip = world.render(scene, np.linspace(0, 1, 9), textures)
+    assert evaluate_captions.seen(clip) == ("green", "down and right")
+    assert evaluate_captions.seen(np.full_like(clip, 90)) == (None, None)
+    assert evaluate_captions.seen(clip[::-1]) == ("green", "up and left")
