@@ -60,11 +60,34 @@ def tables(**changes: Any) -> Tables:
         for psnr in [21.0 if kinds[name] == "window" else math.nan]
     ]
     samples = pd.DataFrame(scored)
+    windows = samples[samples.kind == "window"]
+    totals = [
+        {
+            "metric": metric,
+            "method": row.method,
+            "mean": getattr(row, metric),
+            "samples": 1,
+            "unit": "",
+            "better": "higher",
+        }
+        | (
+            {"gain": math.nan, "gain_low": math.nan, "gain_high": math.nan}
+            if row.method == "base"
+            else {"gain": 0.5, "gain_low": 0.25, "gain_high": 0.75}
+        )
+        for metric in ("psnr", "ssim", "ends_psnr")
+        for row in windows.itertuples()
+    ]
+    best = {"method": "adapter_1", "which": "best", "rank": 1, "pair": WINDOW, "psnr": 21.0, "base_psnr": 20.5}
     found: dict[str, Any] = {
         "params": {"report": {"title": "A run"}, "train": {"seed": 1, "rates": [1e-4, None], "fast": False}},
         "metrics": metrics(),
         "methods": samples.groupby("method")[["psnr", "ssim", "ends_psnr"]].mean().reset_index(),
         "samples": samples,
+        "totals": pd.DataFrame(totals),
+        "extremes": pd.DataFrame([{**best, "gain": 0.5}]),
+        "notes": {"fid": "needs weights: score.fid_weights"},
+        "thumbnails": {WINDOW[:16]: f"thumbnails/{WINDOW[:16]}.jpg"},
         "renders": pd.DataFrame(
             [
                 {"pair": name, "kind": kinds[name], "method": method, "video": f"videos/{name}/{method}.mp4"}

@@ -15,11 +15,21 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from framelora.digest import canonical_json, sha256
+from framelora.evaluation.catalogue import PER_SAMPLE
 from framelora.report.chart import Chart, draw, smoothed, thinned
+from framelora.report.scores import (
+    digits,
+    dynamics_charts,
+    result_table,
+    score_columns,
+    score_rows,
+    shown,
+    weight_charts,
+)
 from framelora.report.verdict import adapters_of, count, signed, verdicts
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-EXACT = 100.0  # dB; where the metric stops counting
+SCRIPTS = ("player.js", "viewer.js", "table.js", "page.js")
 ABOUT = {
     "truth": "the frames of the clip",
     "truth_vae": "the truth through the VAE: what a perfect model would reach",
@@ -46,6 +56,9 @@ class Tables:
     metrics: dict[str, float]
     methods: pd.DataFrame
     samples: pd.DataFrame
+    totals: pd.DataFrame
+    extremes: pd.DataFrame
+    notes: dict[str, str]
     renders: pd.DataFrame
     loss: pd.DataFrame
     validation: pd.DataFrame | None
@@ -56,29 +69,43 @@ class Tables:
     captions: pd.DataFrame
     pairs: dict[str, pd.DataFrame]  # by split
     base: dict[str, dict[str, Any]]
+    thumbnails: dict[str, str]  # paths beside the page, by content id
 
 
 def build_page(tables: Tables) -> str:
     """The whole page. It carries a digest of itself, by which `run.js` tells whose costs it holds."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"db": decibels, "digits": digits, "count": count, "signed": signed, "csp": csp_hash}
+    environment = page_environment()
     windows = tables.pairs["test"].query("kind == 'window'")
+    groups = test_groups(tables)
+    titles = {
+        sample["id"]: f"{', '.join(group['names'])}: {sample['title']}"
+        for group in groups
+        for sample in group["samples"]
+    }
+
+    def order(method: str) -> int:
+        return place(method, tables)
+
+    columns = score_columns(tables.samples)
     page = environment.get_template(TEMPLATE.name).render(
         title=tables.params["report"]["title"],
+        style=read_part("page.css"),
+        script=read_script(*SCRIPTS),
         metrics=tables.metrics,
         verdicts=verdicts(tables.metrics, windows.content_id.nunique()),
-        totals=total_rows(tables),
-        groups=test_groups(tables),
+        totals=result_table(tables.totals, tables.notes, order, about, mid=False),
+        mids=result_table(tables.totals, tables.notes, order, about, mid=True),
+        adapters=adapters_of(tables.metrics),
+        extremes=[{**row, "title": titles[row["pair"]]} for row in tables.extremes.to_dict("records")],
+        score_metrics=columns,
+        score_rows=score_rows(tables.samples, columns, titles, order) if groups else [],
+        groups=groups,
+        charts_of_weights=[*weight_charts(tables.metrics, tables.totals), *dynamics_charts(tables.samples)],
         charts=[chart for chart in (loss_chart(tables.loss), validation_chart(tables.validation)) if chart],
         validated=tables.validation is not None,
         run=tables.run,
         splits=split_rows(tables),
+        thumbnails={content_id: quote(path) for content_id, path in tables.thumbnails.items()},
         issues=tables.issues,
         skipped=tables.skipped.to_dict("records"),
         params=flat(tables.params),
@@ -89,30 +116,45 @@ def build_page(tables: Tables) -> str:
     return page.replace('data-page=""', f'data-page="{sha256(page.encode())}"', 1)
 
 
+def page_environment() -> Environment:
+    """Templates that escape what they are given and refuse what they are not given."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"db": decibels, "digits": digits, "count": count, "signed": signed, "csp": csp_hash}
+    environment.globals["zip"] = zip
+    return environment
+
+
+def read_part(name: str) -> str:
+    """A file that becomes a part of the page."""
+    return TEMPLATE.with_name(name).read_text()
+
+
+def read_script(*names: str) -> str:
+    """Scripts as one."""
+    return '"use strict";\n' + "".join(read_part(name) for name in names)
+
+
 def csp_hash(text: str) -> str:
     """The source expression by which a Content-Security-Policy lets one inline script or style pass."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def digits(value: float | None, places: int) -> str:
-    """A number with fixed decimals; a dash where there is none."""
-    return "\N{EN DASH}" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
-
-
 def decibels(value: float | None) -> str:
     """A PSNR; equal pictures have no finite one."""
-    return "equal" if value is not None and value >= EXACT else digits(value, 2)
+    return shown(value, PER_SAMPLE["psnr"])
 
 
-def total_rows(tables: Tables) -> list[dict[str, Any]]:
-    """A row a method, in the order of the videos."""
-    scores = tables.methods.set_index("method").to_dict("index")
-    rows = []
-    for method in sorted(scores, key=lambda name: place(name, tables)):
-        adapter = method.startswith("adapter_")
-        about = f"the adapter at weight {method.removeprefix('adapter_')}" if adapter else ABOUT.get(method, "")
-        rows.append({"method": method, "about": about, "adapter": adapter, **scores[method]})
-    return rows
+def about(method: str) -> str:
+    """What a method is."""
+    if method.startswith("adapter_"):
+        return f"the adapter at weight {method.removeprefix('adapter_')}"
+    return ABOUT.get(method, "")
 
 
 def place(method: str, tables: Tables) -> int:
@@ -125,7 +167,8 @@ def place(method: str, tables: Tables) -> int:
 def test_groups(tables: Tables) -> list[dict[str, Any]]:
     """The test samples by source: clips first, then image pairs, by name."""
     sources = {source["id"]: source for source in source_rows(tables)}
-    scores = tables.samples.set_index(["pair", "method"])[["psnr", "ssim", "ends_psnr"]].to_dict("index")
+    columns = [metric.name for metric in score_columns(tables.samples)]
+    scores = tables.samples.set_index(["pair", "method"])[columns].to_dict("index")
     renders = tables.renders.groupby("pair")
     groups = []
     rendered = tables.pairs["test"][tables.pairs["test"].pair.isin(set(tables.renders.pair))]

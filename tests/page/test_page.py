@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from report_tables import FRAMES, METHODS, WINDOW, tables
+from axe_core_python.base import AXE_FILE_PATH
+from PIL import Image
+from report_tables import FRAMES, IMAGES, METHODS, WINDOW, metrics, tables
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from framelora.media.preview import contact_sheet, encode_mp4
-from framelora.report.page import build_page
-from framelora.report.run import page_digest, run_script
+from framelora.report.page import Tables, build_page
+from framelora.report.run import page_digest, run_script, stopped_script
 
 pytestmark = pytest.mark.page
 
@@ -82,8 +87,30 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with two samples; the middles of each video differ."""
-    folder = tmp_path_factory.mktemp("reports")
+    return write_report(tmp_path_factory.mktemp("reports"), tables())
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with the adapter at two weights."""
     given = tables()
+
+    def both(table: pd.DataFrame, **changed: Any) -> pd.DataFrame:
+        weaker = table[table.method == "adapter_1"].assign(method="adapter_0.5", **changed)
+        return pd.concat([table, weaker], ignore_index=True)
+
+    weaker = given.renders[given.renders.method == "adapter_1"].video.str.replace("adapter_1", "adapter_0.5")
+    changes: dict[str, Any] = {
+        "metrics": metrics(adapters={"adapter_0.5": 20.2, "adapter_1": 20.5}),
+        "renders": both(given.renders, video=weaker),
+        "samples": both(given.samples, psnr=20.25),
+        "totals": both(given.totals, gain=0.25),
+    }
+    return write_report(tmp_path_factory.mktemp("sweep"), tables(**changes))
+
+
+def write_report(folder: Path, given: Tables) -> Path:
+    """A page and the files it links to."""
     for number, render in enumerate(given.renders.itertuples()):
         length = 2 if (render.method, render.kind) == ("truth", "image_pair") else FRAMES
         frames = np.random.default_rng(number).integers(0, 255, (length, 4, 6, 3), np.uint8)
@@ -97,6 +124,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = build_page(given)
     (folder / "index.html").write_text(page)
     (folder / "run.js").write_text(run_script(page_digest(page), {"id": "c" * 40, "dirty": True}, COSTS))
+    for path in given.thumbnails.values():
+        (folder / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (96, 64), "navy").save(folder / path)
     for name in ("loss", "validation"):
         (folder / f"train/{name}.tsv").parent.mkdir(exist_ok=True)
         (folder / f"train/{name}.tsv").write_text("step\n")
@@ -169,7 +199,7 @@ def test_the_policy_stops_requests_and_foreign_scripts(view: Callable[..., webdr
 
 def test_videos_of_far_samples_are_not_loaded(view: Callable[..., webdriver.Chrome], tmp_path: Path) -> None:
     given = tables()
-    page = build_page(given).replace('<section class="sample"', "<br>" * 300 + '<section class="sample"')
+    page = build_page(given).replace('<h2 id="samples"', "<br>" * 300 + '<h2 id="samples"')
     (tmp_path / "index.html").write_text(page)
     browser = view(tmp_path)
     assert browser.find_elements(By.CSS_SELECTOR, "video[src]") == []
@@ -277,6 +307,16 @@ def test_every_text_can_be_read(view: Callable[..., webdriver.Chrome], scheme: s
     assert [entry for entry in contrasts if entry[0] < 4.5] == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(view: Callable[..., webdriver.Chrome], sweep: Path, scheme: str) -> None:
+    browser = view(sweep, scheme=scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # axe itself is no part of the page
+    browser.execute_script(Path(AXE_FILE_PATH).read_text())
+    found = browser.execute_async_script("axe.run().then(arguments[0])")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+
+
 def test_controls_are_reached_and_named(view: Callable[..., webdriver.Chrome]) -> None:
     browser = view()
     browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
@@ -285,3 +325,120 @@ def test_controls_are_reached_and_named(view: Callable[..., webdriver.Chrome]) -
     for control in browser.find_elements(By.CSS_SELECTOR, "a, button, input, summary, video, img, svg[role=img]"):
         assert control.accessible_name
     assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
+
+
+def stage(browser: webdriver.Chrome) -> Any:
+    return browser.find_element(By.CSS_SELECTOR, "#compare .stage")
+
+
+def shown(browser: webdriver.Chrome) -> list[str]:
+    """The videos of the viewer, by the end of their paths."""
+    sources = [video.get_attribute("data-src") for video in stage(browser).find_elements(By.TAG_NAME, "video")]
+    return ["/".join(source.split("/")[-2:]) for source in sources]
+
+
+def choose(browser: webdriver.Chrome, label: str, value: str) -> None:
+    path = f"//*[@id='compare']//label[contains(., '{label}')]//select"
+    Select(browser.find_element(By.XPATH, path)).select_by_value(value)
+
+
+def test_the_viewer_shows_two_methods_of_a_sample_in_sync(view: Callable[..., webdriver.Chrome]) -> None:
+    browser = view()
+    assert shown(browser) == [f"{WINDOW}/base.mp4", f"{WINDOW}/adapter_1.mp4"]
+    choose(browser, "First", "truth")
+    choose(browser, "Sample", IMAGES)
+    assert shown(browser) == [f"{IMAGES}/truth.mp4", f"{IMAGES}/adapter_1.mp4"]
+    box = browser.find_element(By.ID, "compare")
+    loaded(browser, box)
+    box.find_element(By.CSS_SELECTOR, "[aria-label='One frame on']").click()
+    assert box.find_element(By.TAG_NAME, "output").text == f"frame 2 of {FRAMES}"
+    wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => !v.seeking && v.currentTime > 0)", box)
+    assert np.ptp(browser.execute_script(SHARES, box)) < 1e-3
+    box.find_element(By.CSS_SELECTOR, "[aria-label='One frame back']").click()
+    assert box.find_element(By.TAG_NAME, "output").text == f"frame 1 of {FRAMES}"
+
+
+def test_half_speed_plays_at_half_speed(view: Callable[..., webdriver.Chrome]) -> None:
+    browser = view()
+    sample = samples(browser)[0]
+    loaded(browser, sample)
+    Select(sample.find_element(By.TAG_NAME, "select")).select_by_value("0.5")
+    sample.find_element(By.TAG_NAME, "button").click()
+    wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => !v.paused)", sample)
+    rates = "return [...arguments[0].querySelectorAll('video')].map(video => video.playbackRate)"
+    assert browser.execute_script(rates, sample) == pytest.approx([0.5] * 6)
+
+
+def test_the_weight_slider_changes_the_video(view: Callable[..., webdriver.Chrome], sweep: Path) -> None:
+    browser = view(sweep)
+    assert shown(browser)[1] == f"{WINDOW}/adapter_1.mp4"
+    slider = browser.find_element(By.CSS_SELECTOR, "#compare input.weight")
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert shown(browser)[1] == f"{WINDOW}/adapter_0.5.mp4"
+    assert slider.get_attribute("aria-valuetext") == "adapter_0.5"
+    loaded(browser, browser.find_element(By.ID, "compare"))
+    assert "adapter_0.5" in browser.execute_script("return document.querySelector('#compare li + li video').currentSrc")
+
+
+def test_wipe_and_difference_lay_the_videos_over_each_other(view: Callable[..., webdriver.Chrome]) -> None:
+    browser = view()
+    loaded(browser, browser.find_element(By.ID, "compare"))
+    one, other = stage(browser).find_elements(By.TAG_NAME, "video")
+    assert one.location["x"] < other.location["x"]
+    choose(browser, "View", "wipe")
+    assert one.location == other.location
+    assert other.value_of_css_property("clip-path") == "inset(0px 0px 0px 50%)"
+    browser.find_element(By.CSS_SELECTOR, "#compare input.wipe").send_keys(Keys.HOME)
+    assert other.value_of_css_property("clip-path") == "inset(0px 0px 0px 0%)"
+    choose(browser, "View", "difference")
+    assert not browser.find_element(By.CSS_SELECTOR, "#compare input.wipe").is_displayed()
+    assert other.value_of_css_property("mix-blend-mode") == "difference"
+    choose(browser, "Second", "base")
+    loaded(browser, browser.find_element(By.ID, "compare"))
+    shot = Image.open(io.BytesIO(one.screenshot_as_png)).convert("L")
+    inner = np.asarray(shot)[4 : shot.height - 4, 4 : shot.width - 4]
+    assert inner.max() <= 2, "a video differs from itself"
+
+
+def cells(browser: webdriver.Chrome, column: int) -> list[str]:
+    rows = browser.find_elements(By.CSS_SELECTOR, "#scores tbody tr")
+    return [row.find_elements(By.CSS_SELECTOR, "*:is(th, td)")[column].text for row in rows if row.is_displayed()]
+
+
+def test_the_table_of_scores_sorts_filters_and_leads_to_the_sample(
+    view: Callable[..., webdriver.Chrome], sweep: Path
+) -> None:
+    browser = view(sweep)
+    head = browser.find_element(By.XPATH, "//*[@id='scores']//th[button[contains(., 'PSNR, dB')]]")
+    head.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    assert head.get_attribute("aria-sort") == "ascending"
+    rising = [float(text) for text in cells(browser, 2) if text != "\N{EN DASH}"]
+    assert rising == sorted(rising) and rising[0] == 20.25
+    head.find_element(By.TAG_NAME, "button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    falling = cells(browser, 2)
+    assert falling[0] == "21.00" and falling[-1] == "\N{EN DASH}"  # what is not measured stays last
+    Select(browser.find_element(By.ID, "method")).select_by_value("base")
+    assert set(cells(browser, 1)) == {"base"}
+    browser.find_element(By.ID, "find").send_keys("wave")
+    assert cells(browser, 0) == ["clips/wave.mp4: Shot 000, frames 0 to 11"]
+    assert browser.find_element(By.ID, "found").text == f"1 of {6 + 5} rows"
+    browser.find_element(By.CSS_SELECTOR, "#scores tbody tr:not([hidden]) a").click()
+    assert browser.current_url.endswith(f"#{WINDOW}")
+
+
+def test_a_link_of_a_sample_brings_it_into_the_viewer(view: Callable[..., webdriver.Chrome]) -> None:
+    browser = view()
+    link = browser.find_element(By.CSS_SELECTOR, f"[href='#compare'][data-compare='{IMAGES}']")
+    browser.execute_script("arguments[0].click()", link)
+    assert shown(browser)[0] == f"{IMAGES}/base.mp4"
+
+
+def test_a_later_training_that_stopped_is_told(
+    view: Callable[..., webdriver.Chrome], report: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(report, tmp_path / "reports"))
+    (folder / "run.js").write_text(stopped_script("the loss is nan at step 7"))
+    notice = view(folder).find_element(By.ID, "stopped")
+    assert notice.is_displayed()
+    assert notice.text.startswith("The last training stopped: the loss is nan at step 7.")

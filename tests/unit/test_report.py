@@ -157,6 +157,8 @@ def test_no_test_windows() -> None:
         metrics={"windows": 0, "image_pairs": 0},
         methods=given.methods[:0],
         samples=given.samples[:0],
+        totals=given.totals[:0],
+        extremes=given.extremes[:0],
         renders=given.renders[:0],
         pairs=given.pairs | {"test": given.pairs["test"][:0]},
     )
@@ -169,9 +171,10 @@ def test_only_image_pairs_to_test() -> None:
     given = tables()
     scores = {"windows": 0, "image_pairs": 1, "ends_psnr_base": 30.0, "ends_psnr_adapter_1": 30.0}
     test = given.pairs["test"].query("kind == 'image_pair'")
-    page = build_page(dataclasses.replace(given, metrics=scores, pairs=given.pairs | {"test": test}))
+    rest = {"samples": given.samples.query("kind == 'image_pair'"), "extremes": given.extremes[:0]}
+    page = build_page(dataclasses.replace(given, metrics=scores, pairs=given.pairs | {"test": test}, **rest))
     assert "Not measured: there are no test windows; 1 image pair rendered, which have no middles" in page
-    assert page.count("<video") == 5
+    assert page.count("<video") == 5 + 2  # and the two of the viewer
 
 
 def test_no_validation_split() -> None:
@@ -280,3 +283,28 @@ def test_commit_is_dirty_by_edits_and_not_by_what_a_run_writes(tmp_path: Path) -
     assert not clean["dirty"]
     (tmp_path / "params.yaml").write_text("2")
     assert read_commit(tmp_path) == {"id": clean["id"], "dirty": True}
+
+
+def test_what_was_not_measured_says_why_in_the_table() -> None:
+    text = without_markup(build_page(tables()))
+    assert "FID lower is better" in text
+    assert "needs weights: score.fid_weights" in text
+
+
+def test_gains_and_intervals_stand_below_the_means_of_every_method_but_the_base() -> None:
+    page = build_page(tables())
+    rows = re.findall(r'<th scope="row">(\w+)</th>\s*(.*?)</tr>', page.partition('id="samples"')[0], re.DOTALL)
+    found = {method: re.findall(r'<span class="sub">([^<]+)</span>', cells) for method, cells in rows}
+    assert found["base"] == []
+    assert found["adapter_1"] == ["+0.50 (+0.25 to +0.75)", "+0.500 (+0.250 to +0.750)", "+0.50 (+0.25 to +0.75)"]
+
+
+def test_the_best_and_worst_windows_link_to_their_samples() -> None:
+    page = build_page(tables())
+    assert f'<a href="#{WINDOW}" data-compare="{WINDOW}">clips/wave.mp4: Shot 000, frames 0 to 11</a>' in page
+
+
+def test_thumbnails_are_shown_for_the_sources_that_have_one() -> None:
+    page = build_page(tables())
+    assert page.count('class="thumbnail"') == 1
+    assert f'src="thumbnails/{WINDOW[:16]}.jpg" loading="lazy"' in page

@@ -1,0 +1,147 @@
+"""The tables of scores: a row a method, a row a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from framelora.evaluation.catalogue import ENDS, PER_SAMPLE, PER_SET, Metric
+from framelora.report.chart import Chart, draw
+from framelora.report.verdict import adapters_of, signed, weight_of
+
+EXACT = 100.0  # dB; where PSNR stops counting
+
+
+def digits(value: float | None, places: int) -> str:
+    """A number with fixed decimals; a dash where there is none."""
+    return "\N{EN DASH}" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
+
+
+def shown(value: float | None, metric: Metric) -> str:
+    """A value of a metric; equal pictures have no finite PSNR."""
+    if metric.unit == "dB" and value is not None and value >= EXACT:
+        return "equal"
+    return digits(value, metric.digits)
+
+
+def result_table(
+    totals: pd.DataFrame,
+    notes: Mapping[str, str],
+    order: Callable[[str], int],
+    about: Callable[[str], str],
+    *,
+    mid: bool,
+) -> dict[str, Any]:
+    """Means by method with their gains over the base, for the template.
+
+    Args:
+        totals: content of reports/plots/totals.csv.
+        notes: why a metric has no values, by its name.
+        order: where a method stands among the others.
+        about: what a method is.
+        mid: the frame in the middle alone, and not all middle frames.
+    """
+    ending = "_mid" if mid else ""
+    rows = {(row.metric, row.method): row for row in totals.itertuples()}
+    metrics = [metric for metric in PER_SAMPLE.values() if metric.has_mid or not mid]
+    metrics += [] if mid else [ENDS, *PER_SET.values()]
+    measured = {name for name, _ in rows}
+    metrics = [metric for metric in metrics if metric.name + ending in measured or metric.name in notes]
+    missing = {metric.name: notes[metric.name] for metric in metrics if metric.name + ending not in measured}
+    found = []
+    for method in sorted(set(totals.method), key=order):
+        cells = [result_cell(rows.get((metric.name + ending, method)), metric) for metric in metrics]
+        adapter = method.startswith("adapter_")
+        found.append({"method": method, "about": about(method), "adapter": adapter, "cells": cells})
+    if mid and not any(name.endswith("_mid") for name in measured):
+        found = []
+    return {"metrics": metrics, "rows": found, "missing": missing}
+
+
+def result_cell(row: Any, metric: Metric) -> dict[str, str]:
+    """A mean, and below it the gain with its interval."""
+    if row is None:
+        return {"value": "\N{EN DASH}", "gain": ""}
+    gain = ""
+    if math.isfinite(row.gain):
+        low, high = (signed(value, metric.digits) for value in (row.gain_low, row.gain_high))
+        gain = f"{signed(row.gain, metric.digits)} ({low} to {high})"
+    return {"value": shown(row.mean, metric), "gain": gain}
+
+
+def score_columns(samples: pd.DataFrame) -> list[Metric]:
+    """Metrics of the per-sample table that at least one sample has."""
+    candidates = [*PER_SAMPLE.values(), ENDS]
+    return [metric for metric in candidates if metric.name in samples and samples[metric.name].notna().any()]
+
+
+def score_rows(
+    samples: pd.DataFrame, metrics: Sequence[Metric], titles: Mapping[str, str], order: Callable[[str], int]
+) -> list[dict[str, Any]]:
+    """A row a sample and method, in the order of the samples."""
+    places = {pair: number for number, pair in enumerate(titles)}
+    rows = sorted(samples.itertuples(), key=lambda row: (places[row.pair], order(row.method)))
+    return [
+        {
+            "pair": row.pair,
+            "title": titles[row.pair],
+            "method": row.method,
+            "values": [shown(getattr(row, metric.name), metric) for metric in metrics],
+        }
+        for row in rows
+    ]
+
+
+def weight_charts(metrics: Mapping[str, float], totals: pd.DataFrame) -> list[Chart]:
+    """The gain over the base against the adapter's weight, a chart a metric, when several weights are rendered."""
+    adapters = adapters_of(metrics)
+    if len(adapters) < 2:
+        return []
+    rows = totals.set_index(["metric", "method"])
+    charts = []
+    for metric in PER_SAMPLE.values():
+        measured = [name for name in adapters if (metric.name, name) in rows.index]
+        found = [(weight_of(name), rows.loc[(metric.name, name)]) for name in measured]
+        if len(found) < 2:
+            continue
+        ends = [(found[0][0], 0.0), (found[-1][0], 0.0)]
+        chart = draw(
+            f"{metric.label} gain by weight",
+            f"Gain in {metric.label} over the base by weight of the adapter: "
+            + ", ".join(f"{weight:g}: {signed(row.gain, metric.digits)}" for weight, row in found),
+            "weight of the adapter",
+            f"gain, {metric.unit}" if metric.unit else "gain",
+            {
+                ("level", "base"): ends,
+                ("strong dots", "gain"): [(weight, float(row.gain)) for weight, row in found],
+                ("faint", "95 % interval"): [(weight, float(row.gain_low)) for weight, row in found],
+                ("faint ", ""): [(weight, float(row.gain_high)) for weight, row in found],
+            },
+        )
+        charts += [chart] if chart else []
+    return charts
+
+
+def dynamics_charts(samples: pd.DataFrame) -> list[Chart]:
+    """Consistency against motion, by weight, where those columns exist: a still clip is perfectly consistent."""
+    if not {"warp_error", "dynamics"} <= set(samples.columns):
+        return []
+    means = samples.groupby("method")[["dynamics", "warp_error"]].mean().dropna()
+    adapters = sorted((name for name in means.index if name.startswith("adapter_")), key=weight_of)
+    line = [name for name in ("base", *adapters) if name in means.index]
+    chart = draw(
+        "Warp error against motion",
+        "Warp error against the amount of motion, from the base through the weights of the adapter: "
+        + ", ".join(f"{name} {means.warp_error[name]:.3f} at {means.dynamics[name]:.3f}" for name in line),
+        "motion",
+        "warp error",
+        {
+            ("strong dots", "base, then rising weights"): [
+                (float(means.dynamics[name]), float(means.warp_error[name])) for name in line
+            ]
+        },
+    )
+    return [chart] if chart else []
