@@ -30,6 +30,7 @@ from framelora.training.items import Items, run_length
 from framelora.training.outs import adapter_folder, checkpoints_folder, pack_files, report_folder, unpack_files
 from framelora.training.preflight import check_parameters, starting_folder
 from framelora.training.processes import launched, only_one, start_processes
+from framelora.training.stopped import noting_a_stop
 from framelora.versions import versions
 
 PACKAGES = ("torch", "diffusers", "peft", "accelerate")
@@ -186,7 +187,8 @@ def main(
     if launched():
         raise UserError("the stage starts its processes itself (train.num_processes); on several machines add --worker")
     filling = Filling(run.store, "train")
-    filling.fill(list(run.cells().values()), run.compute)
+    with noting_a_stop():
+        filling.fill(list(run.cells().values()), run.compute)
     filling.close()
     run.publish()
 

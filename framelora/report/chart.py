@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 440, 250
@@ -45,7 +45,9 @@ class Chart:
     bottom: int = field(default=HEIGHT - BOTTOM)
 
 
-def draw(title: str, summary: str, x_label: str, y_label: str, series: dict[tuple[str, str], Points]) -> Chart | None:
+def draw(
+    title: str, summary: str, x_label: str, y_label: str, series: Mapping[tuple[str, str], Points]
+) -> Chart | None:
     """Lay out a chart, or None when no series has a finite point.
 
     Args:

@@ -18,12 +18,6 @@ def run_script(page: str, commit: dict[str, Any] | None, costs: list[dict[str, A
     return f"window.framelora = {json.dumps(value, sort_keys=True, indent=1)};\n"
 
 
-def stopped_script(reason: str) -> str:
-    """A script in its place that says that the last training stopped, and why: the page beside it is of a run before."""
-    value = {"page": None, "stopped": reason, "costs": [], "commit": None}
-    return f"window.framelora = {json.dumps(value)};\n"
-
-
 def page_digest(page: str) -> str:
     """The digest that a built page carries."""
     return page.partition('data-page="')[2].partition('"')[0]

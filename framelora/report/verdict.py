@@ -12,6 +12,7 @@ BASELINES = {
     "rife": "the interpolation network RIFE",
     "hold_first": "the first frame held still",
 }
+SMALLEST = 5e-4  # dB; what is nearer to zero is rounding
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: 
     if clips == 1:
         return Verdict("unclear", f"{start}: one clip is too little to tell.")
     start += f" (95 % interval {signed(low, digits)} to {signed(high, digits)})"
+    if max(abs(low), abs(high)) < SMALLEST:
+        return Verdict("unclear", f"{start}: no improvement, the adapter leaves the base as it is.")
     if low > 0:
         return Verdict("better", f"{start}: better than the base.")
     if high < 0:

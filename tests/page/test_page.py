@@ -24,7 +24,8 @@ from selenium.webdriver.support.ui import Select
 
 from framelora.media.preview import contact_sheet, encode_mp4
 from framelora.report.page import Tables, build_page
-from framelora.report.run import page_digest, run_script, stopped_script
+from framelora.report.run import page_digest, run_script
+from framelora.training.stopped import stopped_script
 
 pytestmark = pytest.mark.page
 
@@ -322,8 +323,10 @@ def test_controls_are_reached_and_named(view: Callable[..., webdriver.Chrome]) -
     browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     assert browser.switch_to.active_element.text == "Skip to the results"
     browser.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
-    for control in browser.find_elements(By.CSS_SELECTOR, "a, button, input, summary, video, img, svg[role=img]"):
-        assert control.accessible_name
+    for control in browser.find_elements(
+        By.CSS_SELECTOR, "a, button, input:not(.wipe), select, summary, video, img:not([alt='']), svg[role=img]"
+    ):
+        assert control.accessible_name, control.get_attribute("outerHTML")
     assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
 
 
