@@ -1,6 +1,6 @@
 # make demo: environment, pipeline on the demo clips, metrics. make test: environment, the whole test suite.
 .DELETE_ON_ERROR:
-.PHONY: setup demo repro preflight lint test test-nightly clean
+.PHONY: setup demo repro sweep preflight lint test test-nightly clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,10 @@ repro: preflight
 demo: repro
 	@framelora metrics
 	@echo "report: reports/index.html"
+
+# Rank by learning rate on the demo: latents and base renders are computed once. Needs a commit to stand on.
+sweep: repro
+	framelora sweep adapter.rank=4,8 train.learning_rate=1e-3,5e-3
 
 lint: setup
 	ruff check .

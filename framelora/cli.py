@@ -13,7 +13,7 @@ from rich.table import Table
 from framelora.base_model import LOCK, fingerprint, verify, write_lock
 from framelora.cells import upkeep
 from framelora.cells.store import open_store
-from framelora.commands import adapters, compare, metrics, preset
+from framelora.commands import adapters, compare, metrics, preset, sweep
 from framelora.commands.interpolate_cli import interpolate_command
 from framelora.commands.validate import validate
 from framelora.console import UserError, command, relative, say
@@ -119,3 +119,4 @@ def doctor(
 
 app.command("metrics")(command(metrics.show))
 app.command("compare")(command(compare.compare))
+app.command("sweep")(command(sweep.sweep))
