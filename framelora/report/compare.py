@@ -56,7 +56,7 @@ def build_comparison(revisions: Sequence[Revision], *, bootstrap: int, seed: int
         .render(
             title="framelora compare: " + ", ".join(revision.name for revision in revisions),
             style=read_part("page.css"),
-            script=read_script("player.js") + 'document.querySelectorAll(".sample").forEach(player);\n',
+            script=read_script("player.js") + 'players(document.querySelectorAll(".sample"));\n',
             revisions=revisions,
             statements=statements(revisions, bootstrap=bootstrap, seed=seed),
             params=changed_params(revisions),

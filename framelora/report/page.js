@@ -1,4 +1,4 @@
-document.querySelectorAll(".sample").forEach(player);
+players(document.querySelectorAll(".sample"));
 const compare = document.getElementById("compare");
 if (compare) viewer(compare);
 document.querySelectorAll("table.sortable").forEach(sortable);

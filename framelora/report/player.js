@@ -88,3 +88,13 @@ const player = (box) => {
     if (near) seek();
   };
 };
+// Hundreds of samples open at once only if each becomes a player when it first comes near the window.
+const players = (boxes) => {
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((entry) => entry.isIntersecting)) {
+      observer.unobserve(entry.target);
+      player(entry.target);
+    }
+  }, { rootMargin: "600px" });
+  for (const box of boxes) observer.observe(box);
+};

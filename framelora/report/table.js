@@ -25,6 +25,7 @@ const sortable = (table) => {
 };
 const filtered = (table, search, choice, shown) => {
   const rows = [...table.tBodies[0].rows];
+  shown.textContent = `${rows.length} of ${rows.length} rows`;
   const update = () => {
     const wanted = search.value.trim().toLowerCase();
     let count = 0;
@@ -36,5 +37,4 @@ const filtered = (table, search, choice, shown) => {
   };
   search.addEventListener("input", update);
   choice.addEventListener("change", update);
-  update();
 };
