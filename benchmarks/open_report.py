@@ -21,6 +21,7 @@ from framelora.media.preview import encode_mp4
 from framelora.report.page import Tables, build_page
 
 LOADED = "const [entry] = performance.getEntriesByType('navigation'); return [entry.domInteractive, entry.loadEventEnd]"
+METRICS = "Performance.getMetrics"
 PAINTED = "return performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0]"
 
 
@@ -56,6 +57,12 @@ def many(count: int) -> Tables:
     )
 
 
+def busy(browser: webdriver.Chrome) -> float:
+    """CPU seconds that the page's thread has worked."""
+    found = browser.execute_cdp_cmd(METRICS, {})["metrics"]
+    return float(next(metric["value"] for metric in found if metric["name"] == "TaskDuration"))
+
+
 def main() -> None:
     """Print the medians of some openings."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,11 +86,15 @@ def main() -> None:
             rows = []
             for _ in range(options.repeats):
                 browser.get("about:blank")
+                browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+                before = busy(browser)
                 browser.get((folder / "index.html").as_uri())
-                rows.append([*browser.execute_script(LOADED), browser.execute_script(PAINTED) or float("nan")])
-        interactive, loaded, painted = (statistics.median(column) for column in zip(*rows, strict=True))
+                painted = browser.execute_script(PAINTED) or float("nan")
+                rows.append([*browser.execute_script(LOADED), painted, busy(browser) - before])
+        interactive, loaded, painted, used = (statistics.median(column) for column in zip(*rows, strict=True))
     print(f"{options.samples} samples by {len(METHODS)} methods: page of {len(page) / 1024:.0f} KiB")
     print(f"first paint {painted:.0f} ms, interactive {interactive:.0f} ms, loaded {loaded:.0f} ms (medians)")
+    print(f"CPU time of the page's thread: {1000 * used:.0f} ms; it does not depend on how busy the machine is")
 
 
 if __name__ == "__main__":
