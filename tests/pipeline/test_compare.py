@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 from conftest import Project, Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compare")]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.xdist_group("compare")]
+FRAMELORA = (sys.executable, "-c", "from framelora.cli import app; app()")  # the project's own code
 
 
 @dataclass
@@ -42,7 +44,7 @@ def runs(make_project: Callable[..., Project]) -> Runs:
     project.set(train__learning_rate=1e30, train__max_grad_norm=1e30)
     diverged = project.run("dvc", "repro", check=False)
     before = project.run("git", "status", "--porcelain").stdout
-    project.run("framelora", "compare", "zero", "HEAD", "workspace")
+    project.run(*FRAMELORA, "compare", "zero", "HEAD", "workspace")
     assert project.run("git", "status", "--porcelain").stdout == before
     return Runs(project, text_of(project), diverged)
 
@@ -87,7 +89,7 @@ def test_parameters_put_back_are_a_run_again(runs: Runs) -> None:
     shutil.copytree(runs.project.root, project.root, symlinks=True)
     project.git("checkout", "-q", "params.yaml")
     project.repro()
-    project.run("framelora", "compare")
+    project.run(*FRAMELORA, "compare")
     assert "the training stopped" not in text_of(project)
     assert "no difference" in text_of(project)
 
@@ -98,10 +100,10 @@ def test_a_revision_whose_outs_are_gone_is_one_clear_line(runs: Runs) -> None:
     project.git("checkout", "-q", "params.yaml")
     project.run("dvc", "checkout")
     project.run("dvc", "gc", "--workspace", "--force")
-    run = project.run("framelora", "compare", "zero", "HEAD", check=False)
+    run = project.run(*FRAMELORA, "compare", "zero", "HEAD", check=False)
     assert run.returncode == 1
     (line,) = run.stderr.strip().splitlines()
     commit = project.run("git", "rev-parse", "zero").stdout[:8]
     assert line.startswith("error: zero: ") and f"git checkout {commit} && dvc repro" in line
-    unknown = project.run("framelora", "compare", "nonsense", check=False)
+    unknown = project.run(*FRAMELORA, "compare", "nonsense", check=False)
     assert unknown.stderr == "error: nonsense is no revision, tag or experiment: see `git log` and `dvc exp show`\n"

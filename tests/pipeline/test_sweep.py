@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
 from conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+FRAMELORA = (sys.executable, "-c", "from framelora.cli import app; app()")  # the project's own code
 
 
 def test_a_sweep_encodes_once_and_ends_in_one_table_and_one_plot(make_project: Callable[..., Project]) -> None:
@@ -16,7 +18,7 @@ def test_a_sweep_encodes_once_and_ends_in_one_table_and_one_plot(make_project: C
     project.git("add", "-A")
     project.git("commit", "-qm", "run")
     before = project.outs()
-    run = project.run("framelora", "sweep", "adapter.rank=2,4", "train.learning_rate=0.001,0.01")
+    run = project.run(*FRAMELORA, "sweep", "adapter.rank=2,4", "train.learning_rate=0.001,0.01")
     assert "encode/latents" not in run.computed_kinds
     assert "render/base" not in run.computed_kinds
     assert run.computed["train/adapter"] == 4

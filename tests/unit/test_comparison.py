@@ -1,0 +1,105 @@
+"""The page that sets revisions side by side: who is better, what changed, and what is said of a run that stopped."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+from report_tables import FRAMES, metrics, pair
+
+from framelora.report.compare import Revision, build_comparison, changed_params, changed_sources, statements
+
+PAIRS = [f"{clip:016x}-000-{start:05d}-12" for clip in range(4) for start in (0, 4)]
+
+
+def revision(name: str, gain: float = 0.0, **changes: Any) -> Revision:
+    """A finished run whose adapter is better than the base by `gain` dB on every window."""
+    rows = [
+        {"pair": one, "kind": "window", "method": method, "psnr": psnr, "ssim": psnr / 50, "ends_psnr": 30.0}
+        for number, one in enumerate(PAIRS)
+        for method, psnr in (("base", 20.0 + number), ("adapter_1", 20.0 + number + gain), ("truth_vae", 40.0))
+    ]
+    scores = metrics(base=20.0, adapters={"adapter_1": 20.0 + gain})
+    scores |= {f"psnr_gain_adapter_1{end}": gain for end in ("", "_low", "_high")}
+    facts: dict[str, Any] = {
+        "name": name,
+        "commit": "",
+        "params": {"train": {"learning_rate": gain, "seed": 1}},
+        "digests": {"framelora/a.py": "1" * 32},
+        "sources": {PAIRS[0][:16]: "clips/a.mp4"},
+        "loss": pd.DataFrame({"step": range(1, 9), "loss": [1 / step for step in range(1, 9)]}),
+        "metrics": scores,
+        "samples": pd.DataFrame(rows),
+        "pairs": pd.DataFrame([pair(one, "window") for one in PAIRS]),
+        "videos": {
+            (one, method): f"videos/{name}/{one}/{method}.mp4"
+            for one in PAIRS
+            for method in ("truth", "base", "adapter_1")
+        },
+    }
+    return Revision(**(facts | changes))
+
+
+def stopped(name: str) -> Revision:
+    """A run that left no adapter."""
+    empty = {"loss": None, "metrics": None, "samples": None, "pairs": None, "videos": {}}
+    return revision(name, stopped="the loss is nan at step 7", **empty)
+
+
+def build(*revisions: Revision) -> str:
+    return build_comparison(revisions, bootstrap=100, seed=0)
+
+
+def said(*revisions: Revision) -> list[tuple[str, str]]:
+    return statements(revisions, bootstrap=100, seed=0)
+
+
+def test_a_run_that_learned_nothing_and_a_better_one_are_told_apart() -> None:
+    zero, learned, verdict = said(revision("zero"), revision("learned", 0.5))
+    assert zero[0] == "unclear" and "no improvement, the adapter leaves the base as it is" in zero[1]
+    assert learned[0] == "better" and "better than the base" in learned[1]
+    assert verdict == (
+        "better",
+        "adapter_1 of learned: +0.50 dB PSNR against zero on 8 shared windows (95 % interval +0.50 to +0.50): "
+        "learned is better.",
+    )
+    assert said(revision("learned", 0.5), revision("zero"))[-1][1].endswith("learned is better.")
+    assert said(revision("one", 0.5), revision("other", 0.5))[-1][1].endswith("no difference.")
+
+
+def test_a_run_that_stopped_says_why_and_has_no_scores() -> None:
+    first, second = said(revision("good", 0.5), stopped("workspace"))
+    assert first[0] == "better"
+    assert second == ("worse", "workspace: the training stopped, so there is no adapter: the loss is nan at step 7.")
+    assert "the loss is nan at step 7" in build(revision("good", 0.5), stopped("workspace"))
+
+
+def test_only_what_differs_is_listed() -> None:
+    one, other = revision("one", 0.25), revision("other", 0.5, sources={PAIRS[2][:16]: "clips/b.mp4"})
+    assert changed_params([one, other]) == [("train.learning_rate", ["0.25", "0.5"])]
+    assert changed_sources([one, other]) == [
+        ("clips/a.mp4", ["there", "\N{EN DASH}"]),
+        ("clips/b.mp4", ["\N{EN DASH}", "there"]),
+    ]
+
+
+def test_each_shared_sample_is_one_player_with_the_truth_once() -> None:
+    fewer = revision("fewer", 0.5)
+    videos = {key: path for key, path in fewer.videos.items() if key[0] != PAIRS[0]}
+    page = build(revision("one"), revision("fewer", 0.5, videos=videos))
+    players = page.split('class="card group sample"')[1:]
+    assert len(players) == len(PAIRS) - 1
+    methods = [source.split("/")[1::2] for source in re.findall(r'data-src="([^"]+)"', players[0])]
+    assert methods == [
+        *(["one", "truth.mp4"], ["one", "base.mp4"], ["one", "adapter_1.mp4"]),
+        *(["fewer", "base.mp4"], ["fewer", "adapter_1.mp4"]),
+    ]
+    assert f'max="{FRAMES}"' in players[0]
+
+
+def test_names_of_users_stay_text() -> None:
+    evil = "<script>alert(1)</script>"
+    page = build(revision(evil, params={evil: evil}), revision("other", sources={PAIRS[0][:16]: evil}))
+    assert evil not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
