@@ -143,7 +143,7 @@ RERUNS = {
     "framelora/media/decode.py": ["extract"],
     "framelora/media/shots.py": ["extract"],
     "framelora/dataset/rules.py": ["captions"],
-    "framelora/media/lossless.py": ["encode", "extract", "pair", "render", "score"],
+    "framelora/media/lossless.py": ["encode", "extract", "pair", "render", "report", "score"],
     "framelora/media/measure.py": ["pair"],
     "framelora/dataset/captions.py": ["captions"],
     "framelora/dataset/sampler.py": ["train"],
@@ -170,7 +170,7 @@ RECOMPUTES = {
     "framelora/media/buckets.py": ["media.decode"],
     "framelora/media/shots.py": ["media.decode"],
     "framelora/media/frames.py": ["media.decode"],
-    "framelora/media/lossless.py": ["media.lossless"],
+    "framelora/media/lossless.py": ["media.lossless", "media.thumbnail"],
     "framelora/media/measure.py": ["media.measure"],
     "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
     "framelora/families/framer/networks/unet.py": [f"families.framer.{part}" for part in ("loss", "render")],
@@ -198,7 +198,7 @@ COMPUTING = [
     "adapters.lora",
     "evaluation.baselines",
 ]
-COMPUTING += ["evaluation.rife", "evaluation.measures"]
+COMPUTING += ["evaluation.rife", "evaluation.measures", "media.thumbnail"]
 COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 
 
