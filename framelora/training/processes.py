@@ -59,9 +59,11 @@ def start_processes(command: list[str], count: int, lock: int) -> None:
         for rank in range(count)
     ]
     try:
-        while any(process.poll() is None for process in running) and not any(p.returncode for p in running):
+        codes = [process.poll() for process in running]
+        while None in codes and not any(codes):
             time.sleep(POLL_SECONDS)
-        failed = [rank for rank, process in enumerate(running) if process.poll()]
+            codes = [process.poll() for process in running]
+        failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
             code = running[failed[0]].returncode
             why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

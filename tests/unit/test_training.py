@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -20,11 +21,15 @@ from safetensors.torch import load_file
 from tiny_training import adapter_section, run, section, tiny_items, tiny_loss, tiny_networks
 from torch import Tensor
 
+from framelora.console import UserError
 from framelora.training.checkpoint import BEST, STATE, Checkpoints, read_files
 from framelora.training.items import run_length
 from framelora.training.optimizer import learning_rate_factor
 from framelora.training.probe import NoGradient, layers_without_gradient
+from framelora.training.trackers import check_installed
 from framelora.training.validation import Diverged
+
+pytestmark = pytest.mark.xdist_group("training")
 
 EVENTS = 64  # reads, flushes and renames of a whole tiny run
 
@@ -262,3 +267,22 @@ class TestFull:
         moved = {name for name, value in saved.items() if not torch.equal(value, untouched[name])}
         assert {name.split(".")[0] for name in moved} == {"to_q", "to_v", "idle"} - ({"idle"} - {n[:4] for n in moved})
         assert json.loads((tmp_path / "state/final/unet/config.json").read_text()) == {"_class_name": "Net", "width": 8}
+
+
+class TestTrackers:
+    def test_tensorboard_gets_the_history(self, tmp_path: Path) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        run(str(tmp_path / "state"), report_to=["tensorboard"])
+        [folder] = {path.parent for path in (tmp_path / "logs").glob("*/events*")}
+        events = EventAccumulator(str(folder)).Reload()
+        for name in ("loss", "learning_rate", "grad_norm", "validation_loss", "validation_loss_2"):
+            rows = [row for row in history(tmp_path / "state")[1:] if name in row]
+            scalars = events.Scalars(name)
+            assert [scalar.step for scalar in scalars] == [row["step"] for row in rows]
+            assert [scalar.value for scalar in scalars] == pytest.approx([row[name] for row in rows])
+
+    def test_a_missing_tracker_is_one_clear_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else object())
+        with pytest.raises(UserError, match=r"train\.report_to: wandb is not installed: `pip install wandb`"):
+            check_installed(["tensorboard", "wandb"])
