@@ -50,6 +50,7 @@ def start_processes(command: list[str], count: int, lock: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared["OMP_NUM_THREADS"] = max(1, len(os.sched_getaffinity(0)) // count)  # else accelerate guesses, and warns
     running = [
         subprocess.Popen(
             [sys.executable, *command],
