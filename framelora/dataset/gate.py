@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from framelora.cells.fill import Computed, Filling
-from framelora.cells.store import Cell, MissingCell, Store
+from framelora.cells.store import Cell, Store
 from framelora.console import UserError, progress, relative, warn
 from framelora.dataset import captions, checks, sources
 from framelora.dataset.captions import Gathered
@@ -147,11 +147,11 @@ def probe_files(
         if cell.key in over:
             findings.append(Finding("over-limit", path, over[cell.key]))
             continue
-        try:
-            meta = filling.store.read(cell.kind, cell.key)[0].meta
-        except MissingCell:
+        stored = filling.store.peek(cell.kind, cell.key)
+        if stored is None:
             findings.append(Finding("unreadable", path, "could not be probed: run again"))
             continue
+        meta = stored.meta
         if "reason" in meta:
             findings.append(Finding(meta["rule"], path, meta["reason"]))
         elif (reason := beyond(facts_of := Facts(**meta), limits)) is not None:
