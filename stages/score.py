@@ -40,7 +40,7 @@ SCORE_SCHEMA = pa.schema(
         column("cell", pa.string(), "key of the cell (kind score/sample) that holds the values"),
     ]
 )
-PACKAGES = ("imageio-ffmpeg", "numpy", "stlpips-pytorch", "torch", "torchmetrics")
+PACKAGES = ("imageio-ffmpeg", "numpy", "opencv-python-headless", "stlpips-pytorch", "torch", "torchmetrics")
 
 
 class Scoring:

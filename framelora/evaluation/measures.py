@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from framelora.evaluation.limits import SMALLEST_SIDE
 from framelora.evaluation.metrics import Frames, Values, ms_ssim, psnr, ssim, temporal_error
 from framelora.evaluation.perceptual import st_lpips
+from framelora.evaluation.temporal import BY_CLIP
 from framelora.media.vmaf import vmaf
 
 BY_FRAME: dict[str, Callable[[Frames, Frames], Values]] = {
@@ -29,11 +30,15 @@ def measure(frames: Frames, truth: Frames, names: Iterable[str], *, middles: boo
 
     Returns:
         For each metric its mean over the middle frames, and as `NAME_mid` its value at the middle of them (the mean of
-        two where their number is even); None where the frames are too small for it. `ends_psnr` in any case.
+        two where their number is even); None where the frames are too small for it. Metrics of `temporal` have one
+        value a clip and look at no truth. `ends_psnr` in any case.
     """
     ends: Frames = frames[[0, -1]]
     found: dict[str, float | None] = {}
     for name in names if middles else ():
+        if name in BY_CLIP:
+            found[name] = BY_CLIP[name](frames)
+            continue
         if name == "temporal_error":
             found[name] = temporal_error(frames, truth)
             continue

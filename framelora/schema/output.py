@@ -9,13 +9,20 @@ from pydantic import AfterValidator, Field
 from framelora.schema.base import Positive, Section
 
 
+def _distinct(weights: list[float]) -> list[float]:
+    if len({f"{weight:g}" for weight in weights}) < len(weights):
+        raise ValueError("name each weight once (six digits count)")
+    return weights
+
+
 class Render(Section):
     seed: int
     """Seed of the initial noise, together with the pair's id."""
     num_inference_steps: Positive
     """Steps of the sampler."""
-    lora_weights: Annotated[list[float], Field(min_length=1)]
-    """Weights of the adapter to render, each multiplied with alpha / rank; the base is always rendered."""
+    lora_weights: Annotated[list[float], Field(min_length=1), AfterValidator(_distinct)]
+    """Weights of the adapter to render, each multiplied with alpha / rank. The base, which is weight 0, is always
+    rendered; a negative weight takes away what was learned."""
     rife: bool
     """Whether to render the interpolation network RIFE beside the other baselines; see docs/metrics.md."""
     video_fps: Positive
@@ -28,7 +35,19 @@ def _judged(names: list[str]) -> list[str]:
     return names
 
 
-MetricName = Literal["psnr", "ssim", "ms_ssim", "st_lpips", "vmaf", "temporal_error"]
+MetricName = Literal[
+    "psnr",
+    "ssim",
+    "ms_ssim",
+    "st_lpips",
+    "vmaf",
+    "temporal_error",
+    "warp_error",
+    "flicker",
+    "neighbour_ssim",
+    "first_ssim",
+    "flow_magnitude",
+]
 
 
 class Score(Section):

@@ -1,0 +1,70 @@
+"""Rendering from a person's prompt and pictures, without a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from framelora.families.base import EncodeUnit
+from framelora.families.easyanimate.encode import Encoder
+from framelora.families.easyanimate.units import read_spec
+
+if TYPE_CHECKING:
+    from framelora.schema.easyanimate import EasyAnimate
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a base can render."""
+
+    side: int  # both sides are multiples of it, in pixels
+    frame_step: int  # frames are multiples of it, plus 1
+    takes_images: bool
+
+
+def limits(base: Path) -> Limits:
+    """Read a base's limits. Raises `Unsupported`."""
+    spec = read_spec(base)
+    return Limits(2 * spec.spatial_ratio, spec.temporal_ratio, spec.inpaint)
+
+
+def prepare(
+    base: Path,
+    params: EasyAnimate,
+    device: torch.device,
+    *,
+    prompt: str,
+    negative: str,
+    ends: list[NDArray[np.uint8]],
+    size: tuple[int, int, int],
+) -> dict[str, Tensor | None]:
+    """Encode what `Renderer.sample_clip` is given; the encoders are gone afterwards.
+
+    Args:
+        base, params, device: as everywhere.
+        prompt: what the clip shows.
+        negative: what guidance leads away from.
+        ends: no picture, the first frame, or the first and the last, each `[H, W, 3]`.
+        size: frames, height, width of the clip.
+
+    Raises:
+        ValueError: a text is too long for the encoder.
+    """
+    encoder = Encoder(base, params, device)
+    texts = {
+        name: encoder.encode(EncodeUnit("text", name, text=text), None)["embeds"].float()
+        for name, text in (("text", prompt), ("negative", negative))
+    }
+    if not ends:
+        return {**texts, "masked": None}
+    clip = np.repeat(ends[0][None], size[0], axis=0)  # what stands between is hidden
+    clip[-1] = ends[-1]
+    mode = "first_frames" if len(ends) == 1 else "both_ends"
+    unit = EncodeUnit("masked", "prompt", detail=f"{size[0]}/{mode}/1/render")
+    return {**texts, "masked": encoder.encode(unit, clip)["masked"].float()}

@@ -1,0 +1,125 @@
+"""`framelora generate` on a small base: what it renders, and what it says of wrong input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from easyanimate_base import make_base
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_adapters import make_state, run, write
+
+SMALL = ("--prompt", "a bird sits", "--size", "48x32", "--frames", "9", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-video base, an inpaint base, two adapters and two pictures."""
+    folder = tmp_path_factory.mktemp("generate")
+    text = (REPOSITORY / "params.yaml").read_text()
+    text = text.replace("family: framer", "family: easyanimate").replace("bases/tiny-framer", "t2v")
+    (folder / "params.yaml").write_text(text)
+    make_base(folder / "t2v")
+    make_base(folder / "inp", in_channels=9)
+    for seed, name in enumerate("ab"):
+        write(folder / name, make_state(seed, strength=0.5), "peft")
+    write(folder / "a.safetensors", make_state(0, strength=0.5), "kohya")
+    for name, colour in (("red", (200, 30, 30)), ("blue", (20, 30, 220))):
+        Image.new("RGB", (60, 60), colour).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def frames_of(path: str) -> np.ndarray:
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
+
+
+def generate(name: str, *arguments: str) -> np.ndarray:
+    code, text = run("generate", *SMALL, *arguments, "-o", name)
+    assert code == 0, text
+    return frames_of(name)
+
+
+def test_text_to_video_is_a_function_of_prompt_and_seed() -> None:
+    one = generate("one.mp4")
+    assert one.shape == (9, 32, 48, 3)
+    assert np.array_equal(one, generate("again.mp4"))
+    assert not np.array_equal(one, generate("other.mp4", "--seed", "44"))
+    assert not np.array_equal(one, generate("cloud.mp4", "--prompt", "cloud"))
+
+
+def test_adapters_act_at_their_weights_whatever_form_they_have() -> None:
+    base, off = generate("base.mp4"), generate("off.mp4", "--adapter", "a@0")
+    assert np.array_equal(base, off)
+    weak, strong = (generate(f"{weight}.mp4", "--adapter", f"a@{weight}") for weight in (0.05, 1.0))
+    assert np.abs(strong - base).mean() > np.abs(weak - base).mean() > 0
+    both = generate("both.mp4", "--adapter", "a@1.0", "--adapter", "b@0.5")
+    assert not np.array_equal(both, strong)
+    assert np.array_equal(strong, generate("kohya.mp4", "--adapter", "a.safetensors@1.0"))
+
+
+def test_frames_are_rounded_to_4n_plus_1_with_a_line() -> None:
+    code, text = run("generate", *SMALL, "--frames", "7", "-o", "rounded.mp4")
+    assert code == 0
+    assert "--frames 7 is rounded to 9: the base takes multiples of 4, plus 1" in text
+    assert len(frames_of("rounded.mp4")) == 9
+
+
+def test_pictures_at_the_ends_steer_an_inpaint_base() -> None:
+    plain = generate("plain.mp4", "--base", "inp")
+    start = generate("start.mp4", "--base", "inp", "--image-start", "red.png")
+    both = generate("ends.mp4", "--base", "inp", "--image-start", "red.png", "--image-end", "blue.png")
+    assert not np.array_equal(plain, start)
+    assert not np.array_equal(start, both)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--size", "50x32"], "both sides must be multiples of 16: 48x32 is near"),
+        (["--size", "wide"], "--size wide: write WIDTHxHEIGHT"),
+        (["--adapter", "a@strong"], "'strong' is not a number"),
+        (["--adapter", "a@nan"], "the weight must be finite"),
+        (["--adapter", "nowhere@1"], "nowhere does not exist"),
+        (["--base", "nowhere"], "nowhere does not exist"),
+        (["--prompt", "bird " * 90], "the text has 92 tokens, and the encoder takes 64"),
+        (["--image-start", "red.png"], "t2v renders from text only: use an inpaint base"),
+        (["--base", "inp", "--image-end", "red.png"], "--image-end needs --image-start"),
+        (["--base", "inp", "--image-start", "gone.png"], "gone.png does not exist"),
+        (["-o", "clip.avi"], "call it something.mp4"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], part: str) -> None:
+    code, text = run("generate", *SMALL, "-o", "wrong.mp4", *arguments)
+    assert code == 1
+    assert part in text
+    assert "Traceback" not in text
+    assert not Path("wrong.mp4").exists()
+
+
+def test_an_adapter_for_another_model_is_refused() -> None:
+    write(Path("wide"), make_state(), "peft")
+    tensors = load_file("wide/adapter_model.safetensors")
+    name = "base_model.model.proj_out.lora_A.weight"
+    save_file(tensors | {name: torch.zeros(3, 99)}, "wide/adapter_model.safetensors")
+    code, text = run("generate", *SMALL, "--adapter", "wide@1", "-o", "wrong.mp4")
+    assert code == 1
+    assert "wide does not fit this base: proj_out is 16x99, the base's 16x32" in text
+
+
+def test_a_family_without_prompts_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    code, text = run("generate", *SMALL, "--base", str(REPOSITORY / "bases/tiny-framer"), "-o", "wrong.mp4")
+    assert code == 1
+    assert "model.family framer takes no prompt" in text
