@@ -21,7 +21,7 @@ from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, Shard, ensure
 from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import check_finite, configure_torch, pack
-from framelora.console import UserError, command
+from framelora.console import UserError, command, warn
 from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import LATENTS_SCHEMA, read_windows
 from framelora.digest import canonical_json
@@ -99,6 +99,9 @@ class Encoding:
             check_finite(tensors, f"{unit.kind} of {unit.unit}")
         except FloatingPointError as error:
             raise UserError(f"{error}: the base's encoder fails on these frames (encode.dtype too narrow?)") from None
+        for note in self.encoder.notes:
+            warn(f"warning: {unit.kind} of {unit.unit}: {note}")
+        self.encoder.notes.clear()
         shapes = {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape] for name, tensor in tensors.items()}
         yield cell, pack(tensors), {"tensors": canonical_json(shapes)}
 

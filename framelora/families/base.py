@@ -8,7 +8,8 @@ edit reruns only the stages that use the part:
   refuses what the model can't take; `KINDS` are the kinds of windows it can render, `BASELINES` what is rendered beside
   it without a model, `PACKAGES` the libraries that count. Imports no network.
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
-* `encode.py`: `Encoder.encode` computes a unit. The only part that builds encoders.
+* `encode.py`: `Encoder.encode` computes a unit, and notes in `Encoder.notes` what a person should know of it. The only
+  part that builds encoders.
 * `networks/`: the denoiser and what else is trained or steers it, in files of the family's choice.
 * `loss.py`: `load_denoiser(base, dtype)` and `lora_targets(network)` say what is trained; `read_window` puts one item
   together from cached cells; `loss(denoiser, batch, seeds, base, params, levels)` is the objective, `[B]`. Each item's

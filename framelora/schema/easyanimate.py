@@ -59,7 +59,9 @@ class EasyAnimateEncode(Section):
     dtype: Literal["float32", "float16", "bfloat16"]
     """How latents and text embeddings are stored; latents are computed in float32."""
     max_sequence_length: Positive
-    """Tokens a caption is padded to; a longer one is an error."""
+    """Tokens a caption is padded to."""
+    long_captions: Literal["stop", "truncate"]
+    """What a caption of more tokens than the encoder takes does: stop the stage, or be cut, with a line for each."""
     negative_prompt: str
     """Text that guidance leads away from in renders."""
 

@@ -253,6 +253,13 @@ class TestText:
         with pytest.raises(ValueError, match=r"the text has 9 tokens, and the encoder takes 8: shorten it"):
             TextEncoder(base, 8, CPU).embed("a bird sits on the tree still")
 
+    def test_or_is_cut_where_the_parameters_say_so_and_that_is_noted(self, base: Path) -> None:
+        params = with_params({"encode.long_captions": "truncate", "encode.max_sequence_length": 8})
+        encoder = encode.Encoder(base, params, CPU)
+        embeds = encoder.encode(EncodeUnit("text", "c", text="a bird sits on the tree still"), None)["embeds"]
+        assert embeds.shape == (8, 16)
+        assert encoder.notes == ["8 of 9 tokens kept: a bird sits on the tree still..."]
+
 
 class TestSampler:
     @pytest.mark.parametrize("guidance", [1.0, 4.0])

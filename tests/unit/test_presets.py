@@ -36,7 +36,7 @@ def test_it_fits_the_schema_and_keeps_the_comments(path: Path, project: Path) ->
     result = CliRunner().invoke(app, ["preset", str(path)])
     assert (result.exit_code, result.stderr) == (0, "")
     assert "# PySceneDetect" in (project / "params.yaml").read_text()
-    assert load_params(project / "params.yaml").model.base.startswith("checkpoints/")
+    assert load_params(project / "params.yaml").model.base.startswith(("checkpoints/", "bases/"))
     assert [file.name for file in project.iterdir()] == ["params.yaml"]
 
 

@@ -48,16 +48,21 @@ class TextEncoder:
             raise Unsupported(f"the text encoder is of type {self.kind}: only {' and '.join(ENCODERS)} are known")
         self.device = device
         self.max_length = max_length
+        self.cut: list[str] = []
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
         self.model = ENCODERS[self.kind].from_pretrained(base / "text_encoder", local_files_only=True, dtype="auto")
         self.model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def embed(self, text: str) -> Tensor:
+    def embed(self, text: str, *, truncate: bool = False) -> Tensor:
         """Embed one text: `[L, D]`, padded to `max_length` tokens.
 
         Qwen2-VL gets the text as a user's message and gives its last hidden state but one; BERT gets the text as it is
         and gives its last hidden state (EasyAnimatePipeline.encode_prompt; EasyAnimate V5).
+
+        Args:
+            text: the text.
+            truncate: whether a text that is too long loses its end (noted in `cut`).
 
         Raises:
             ValueError: the text has more tokens than that, or than the encoder has positions for.
@@ -68,7 +73,12 @@ class TextEncoder:
         longest = min(self.max_length, getattr(self.model.config, "max_position_embeddings", None) or self.max_length)
         tokens = self.tokenizer(text=text, padding="max_length", max_length=longest, padding_side="right")
         if (count := len(tokens.input_ids)) > longest:
-            raise ValueError(f"the text has {count} tokens, and the encoder takes {longest}: shorten it")
+            if not truncate:
+                raise ValueError(f"the text has {count} tokens, and the encoder takes {longest}: shorten it")
+            self.cut.append(f"{longest} of {count} tokens kept: {text[:40]}...")
+            tokens = self.tokenizer(
+                text=text, padding="max_length", max_length=longest, padding_side="right", truncation=True
+            )
         inputs = {
             "input_ids": torch.tensor([tokens.input_ids], device=self.device),
             "attention_mask": torch.tensor([tokens.attention_mask], device=self.device),

@@ -38,6 +38,7 @@ class Encoder:
         self.params = params
         self.device = device
         self.spec = read_spec(base)
+        self.notes: list[str] = []
 
     @functools.cached_property
     def vae(self) -> AutoencoderKLMagvit:
@@ -62,7 +63,10 @@ class Encoder:
             ValueError: a caption is too long for the encoder.
         """
         if unit.kind == "text":
-            tensors = {"embeds": self.text_encoder.embed(unit.text)}
+            truncate = self.params.encode.long_captions == "truncate"
+            tensors = {"embeds": self.text_encoder.embed(unit.text, truncate=truncate)}
+            self.notes += self.text_encoder.cut
+            self.text_encoder.cut.clear()
         elif unit.kind == "latents":
             assert frames is not None
             posterior = self.vae.encode(to_clip(frames).to(self.device)).latent_dist

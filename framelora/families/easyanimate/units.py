@@ -220,7 +220,8 @@ def plan_units(
 def unit_inputs(unit: EncodeUnit, params: EasyAnimate) -> dict[str, Any]:
     """Parameters that change a unit's bytes."""
     if unit.kind == "text":
-        return {"dtype": params.encode.dtype, "max_sequence_length": params.encode.max_sequence_length}
+        length = [params.encode.max_sequence_length, params.encode.long_captions]
+        return {"dtype": params.encode.dtype, "length": length}
     return {"dtype": params.encode.dtype}
 
 

@@ -29,6 +29,7 @@ class Encoder:
     def __init__(self, base: Path, params: Framer, device: torch.device) -> None:
         self.params = params
         self.device = device
+        self.notes: list[str] = []
         self.vae = load_vae(base).to(device).eval().requires_grad_(False)
         encoder, self.clip_settings = load_image_encoder(base)
         self.image_encoder = encoder.to(device).eval().requires_grad_(False)
