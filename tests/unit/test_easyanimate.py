@@ -399,10 +399,16 @@ class TestMasks:
 
 
 class TestRefusals:
-    def test_frames_and_sizes_that_do_not_fit_are_named(self, base: Path) -> None:
+    def test_frames_and_sizes_that_do_not_fit_are_named(self, base: Path, tmp_path: Path) -> None:
         assert units.check_window(WINDOW, base) is None
         fault = units.check_window(Window(**(vars(WINDOW) | {"num_frames": 7})), base)
         assert fault == "pair.num_frames 7 is not a multiple of 4 plus 1: set it to 5 or 9"
+        (tmp_path / "vae").mkdir()
+        (tmp_path / "transformer").mkdir()
+        (tmp_path / "vae/config.json").write_text((base / "vae/config.json").read_text())
+        config = json.loads((base / "transformer/config.json").read_text()) | {"patch_size": 4}
+        (tmp_path / "transformer/config.json").write_text(json.dumps(config))
+        assert "48x32 don't fit: both sides must be multiples of 32" in str(units.check_window(WINDOW, tmp_path))
         fault = units.check_window(Window(**(vars(WINDOW) | {"width": 40})), base)
         assert fault == "frames of 40x32 don't fit: both sides must be multiples of 16; correct extract.buckets"
 

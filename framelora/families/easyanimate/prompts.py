@@ -31,7 +31,7 @@ class Limits:
 def limits(base: Path) -> Limits:
     """Read a base's limits. Raises `Unsupported`."""
     spec = read_spec(base)
-    return Limits(2 * spec.spatial_ratio, spec.temporal_ratio, spec.inpaint)
+    return Limits(spec.side, spec.temporal_ratio, spec.inpaint)
 
 
 def prepare(

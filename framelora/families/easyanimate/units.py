@@ -40,6 +40,7 @@ class BaseSpec:
         scaling_factor: what its latents are multiplied by for the transformer.
         spatial_ratio: pixels a latent, in each direction.
         temporal_ratio: frames a latent, after the first.
+        patch: latents a side of the transformer's patches.
         inpaint: whether the transformer takes masked-video latents and a mask (-InP).
         condition_noise: whether the masked video of an inpaint model gets noise.
     """
@@ -48,8 +49,14 @@ class BaseSpec:
     scaling_factor: float
     spatial_ratio: int
     temporal_ratio: int
+    patch: int
     inpaint: bool
     condition_noise: bool
+
+    @property
+    def side(self) -> int:
+        """Both sides of a frame are multiples of it, in pixels: 16 for the published models."""
+        return self.patch * self.spatial_ratio
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of 4n + 1 frames (with the usual ratio)."""
@@ -90,6 +97,7 @@ def read_spec(base: Path) -> BaseSpec:
         scaling_factor=float(vae.get("scaling_factor", 0.7125)),
         spatial_ratio=2 ** (blocks - 1),
         temporal_ratio=2 ** (blocks - 2),
+        patch=transformer.get("patch_size") or 2,
         inpaint=inpaint,
         condition_noise=inpaint and transformer.get("add_noise_in_inpaint_model", True),
     )
@@ -103,10 +111,9 @@ def check_window(window: Window, base: Path) -> str | None:
         return str(reason)
     except FileNotFoundError as error:
         return f"{base} is no EasyAnimate base: {error.filename} is missing (vae/, transformer/, text_encoder/, ...)"
-    side = 2 * spec.spatial_ratio  # the transformer's patches are two latents wide
-    if window.width % side or window.height % side:
+    if window.width % spec.side or window.height % spec.side:
         return (
-            f"frames of {window.width}x{window.height} don't fit: both sides must be multiples of {side}; "
+            f"frames of {window.width}x{window.height} don't fit: both sides must be multiples of {spec.side}; "
             "correct extract.buckets"
         )
     if (window.num_frames - 1) % spec.temporal_ratio:
