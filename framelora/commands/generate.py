@@ -34,12 +34,12 @@ def parse_size(text: str, side: int) -> tuple[int, int]:
 def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A picture, scaled to cover a size and cut to it: `[H, W, 3]`. Raises `UserError`."""
     from framelora.media.decode import decode_image
-    from framelora.media.probe import Unreadable
+    from framelora.media.probe import NO_FILE_BEYOND, Unreadable
 
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     try:
-        frames: NDArray[np.uint8] = decode_image(path, [f"{size[0]}x{size[1]}"]).frames
+        frames: NDArray[np.uint8] = decode_image(path, [f"{size[0]}x{size[1]}"], NO_FILE_BEYOND).frames
     except Unreadable as reason:
         raise UserError(f"{path} {reason}") from None
     return frames[0]
