@@ -67,11 +67,11 @@ def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: 
     gain, low, high = (metrics[f"psnr_gain_{adapter}{end}"] for end in ("", "_low", "_high"))
     digits = 2 if min(abs(low), abs(high)) >= 0.01 or low == high == 0 else 4  # enough to see the side of zero
     start = f"{adapter}: {signed(gain, digits)} dB PSNR against the base on {where}"
+    if max(abs(gain), abs(low), abs(high)) < SMALLEST:
+        return Verdict("unclear", f"{start}: no improvement, the adapter leaves the base as it is.")
     if clips == 1:
         return Verdict("unclear", f"{start}: one clip is too little to tell.")
     start += f" (95 % interval {signed(low, digits)} to {signed(high, digits)})"
-    if max(abs(low), abs(high)) < SMALLEST:
-        return Verdict("unclear", f"{start}: no improvement, the adapter leaves the base as it is.")
     if low > 0:
         return Verdict("better", f"{start}: better than the base.")
     if high < 0:

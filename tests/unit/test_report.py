@@ -308,3 +308,9 @@ def test_thumbnails_are_shown_for_the_sources_that_have_one() -> None:
     page = build_page(tables())
     assert page.count('class="thumbnail"') == 1
     assert f'src="thumbnails/{WINDOW[:16]}.jpg" loading="lazy"' in page
+
+
+def test_an_adapter_that_changes_nothing_is_told_whatever_the_number_of_clips() -> None:
+    zero = metrics(**{f"psnr_gain_adapter_1{end}": 0.0 for end in ("", "_low", "_high")})
+    for clips in (1, 3):
+        assert verdicts(zero, clips)[0].text.endswith("no improvement, the adapter leaves the base as it is.")
