@@ -115,6 +115,8 @@ def doctor(
     say(f"{relative(base)}: fingerprint {fingerprint(base)[:16]}")
     if full and (changed := verify(base)):
         raise UserError(f"{relative(base / changed[0])} differs from {LOCK}: restore it, or lock the base anew")
+    if not Path("models/start").is_dir():
+        raise UserError("models/start does not exist: `git checkout models/start` brings it back (train depends on it)")
     say(f"disk: {readable(shutil.disk_usage(open_store().root).free)} free for cells")
 
 

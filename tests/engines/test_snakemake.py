@@ -40,7 +40,8 @@ def rules(run: Run) -> list[str]:
 
 def forget(project: Project) -> None:
     """Back to a checkout in which nothing ran: no outs, no cells, no state."""
-    for folder in (".snakemake", ".state", ".cells", "models", "reports", ".dvc/cache", ".dvc/tmp"):
+    outs = ("models/adapter", "models/checkpoints", "reports")
+    for folder in (".snakemake", ".state", ".cells", *outs, ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(project.root / folder, ignore_errors=True)
     for table in (project.root / "data").glob("*.parquet"):
         table.unlink()

@@ -269,10 +269,10 @@ def test_a_stage_run_by_hand_leaves_the_cache_of_dvc_alone(project: Project, bef
 
 def test_an_experiment_in_a_copy_of_the_checkout_shares_its_cells(project: Project) -> None:
     """`dvc exp run --temp` (and `--queue`) runs in .dvc/tmp/exps: the cells it makes are this checkout's."""
-    project.run("dvc", "exp", "run", "--temp", "--name", "rank-two", "-S", "adapter.rank=2")
+    project.run("dvc", "exp", "run", "--temp", "--name", "rank-five", "-S", "adapter.rank=5")
     assert not list((project.root / ".dvc/tmp").rglob("*.cell"))
-    assert "rank-two" in project.run("dvc", "exp", "list").stdout
-    project.set(adapter__rank=2)
+    assert "rank-five" in project.run("dvc", "exp", "list").stdout
+    project.set(adapter__rank=5)
     run = project.repro("--no-run-cache")
     assert "train" in run.stages
     assert run.computed_kinds == set()
