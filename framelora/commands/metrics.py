@@ -14,6 +14,7 @@ from framelora.files import read_json
 
 METRICS = Path("reports/metrics.json")
 NOTES = Path("reports/plots/notes.json")
+WIDTH = 100  # columns of the table in a file or a pipe
 
 
 def show() -> None:
@@ -21,7 +22,7 @@ def show() -> None:
     totals = read_json(METRICS)
     table = Table(title=f"{totals['windows']} test windows, {totals['image_pairs']} image pairs", title_justify="left")
     shown = [metric for metric in {**PER_SAMPLE, **PER_SET}.values() if any(has(totals, metric))]
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for metric in shown:
         arrow = "\N{UPWARDS ARROW}" if metric.better == "higher" else "\N{DOWNWARDS ARROW}"
         table.add_column(f"{metric.title} {arrow}", justify="right")
@@ -32,7 +33,10 @@ def show() -> None:
         gain = f"psnr_gain_{method}"
         ends = [totals[gain], totals[f"{gain}_low"], totals[f"{gain}_high"]] if gain in totals else []
         table.add_row(method, *cells, "{:+.2f} ({:+.2f} to {:+.2f})".format(*ends) if ends else "")
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
     for name, note in sorted(read_json(NOTES).items()) if NOTES.is_file() else []:
         say(f"{ALL[name].label}: {note}")
 
