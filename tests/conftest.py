@@ -181,3 +181,28 @@ def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proj
         return project
 
     return make
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: figures and draws of the bases' recipes hold for one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that makes building any of some networks fail for the rest of the test."""
+
+    def refuse(*networks: type) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise AssertionError("built in the training process")
+
+        for network in networks:
+            monkeypatch.setattr(network, "__init__", fail)
+
+    return refuse

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Shapes = Mapping[str, tuple[int, int]]  # (out, in) of each Linear layer, by its name in diffusers' class
 
@@ -69,6 +69,12 @@ class LoraState:
     def dora(self) -> bool:
         """Whether any layer has a magnitude."""
         return any(layer.magnitude is not None for layer in self.layers.values())
+
+
+def linear_shapes(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of every Linear layer of a network, which may be on the meta device."""
+    layers = network.named_modules()
+    return {name: (part.out_features, part.in_features) for name, part in layers if isinstance(part, nn.Linear)}
 
 
 def listed(names: list[str], most: int = 5) -> str:

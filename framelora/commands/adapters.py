@@ -33,13 +33,14 @@ class Workbench:
 
     def __init__(self, base: Path | None) -> None:
         from framelora.adapters.single_file import Naming
+        from framelora.adapters.state import linear_shapes
 
         self.params = load_params()
         self.base = base or Path(self.params.model.base)
         fingerprint(self.base)  # says what is missing
         self.keys: Any = load_part(self.params.model.family, "keys")
         self.naming = Naming(self.keys.NETWORK, self.keys.KOHYA_PREFIX, self.keys.original_name)
-        self.shapes = functools.cache(lambda: self.keys.linear_shapes(self.base))
+        self.shapes = functools.cache(lambda: linear_shapes(self.keys.empty_denoiser(self.base)))
 
     def read(self, path: Path) -> LoraState:
         """Read an adapter and see that it fits."""

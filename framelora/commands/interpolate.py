@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from framelora.adapters.fit import misfit
 from framelora.adapters.folder import CONFIG
+from framelora.adapters.peft_folder import read_folder
+from framelora.adapters.state import BadAdapter, check_fits, linear_shapes
 from framelora.compute import DTYPES, configure_torch
 from framelora.console import UserError, relative
 from framelora.media.buckets import centre_crop, cover, nearest_bucket
@@ -97,7 +98,7 @@ def interpolate(
 
     part = load_part(family, "pipeline")
     try:
-        pipeline: Any = part.FramerPipeline(
+        pipeline: Any = part.Pipeline(
             base, controlnet=bool(points) and not own_controlnet(adapter), device=configure_torch(), dtype=DTYPES[dtype]
         )
     except FileNotFoundError:
@@ -211,8 +212,10 @@ def put_on(pipeline: Any, adapter: Path, weight: float, merge: bool, steered: bo
         pipeline.use_controlnet(adapter)
     for name, folder in found.items():
         network = getattr(pipeline, name)
-        if (reason := misfit(network, folder)) is not None:
-            raise UserError(f"{relative(folder)} is for another model: {reason}")
+        try:
+            check_fits(read_folder(folder), linear_shapes(network), "it")
+        except BadAdapter as error:
+            raise UserError(f"{relative(folder)} is damaged or for another model: {error}") from None
         setattr(pipeline, name, adapted(network, folder, weight, merge))
 
 

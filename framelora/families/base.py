@@ -17,6 +17,8 @@ edit reruns only the stages that use the part:
   for which nothing of the conditions is dropped; `noise_level(quantile, params)` is one in the family's own unit.
   A family that has a ControlNet adds `load_controlnet(denoiser, base, dtype, seed)`; `loss` takes it as `controlnet=`.
 * `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
+* `keys.py`: how its layers are called in adapter files, and `empty_denoiser`, their shapes without a weight.
+* `pipeline.py`, where there is one: `Pipeline`, which makes a clip between two images (`framelora interpolate`).
 
 These names are the same in every family, since dvc.yaml lists them by template: `families/${model.family}/loss.py`.
 

@@ -12,19 +12,19 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from framelora.media.mux import encode_video
+
 
 def encode_frames(frames: NDArray[np.uint8]) -> bytes:
     """Pack RGB frames `[F, H, W, 3]`. Equal frames give equal bytes."""
-    sink = io.BytesIO()
-    with av.open(sink, "w", format="nut", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264rgb", rate=1, options={"qp": "0", "preset": "ultrafast"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb24"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
-        container.mux(stream.encode())
-    return sink.getvalue()
+    return encode_video(
+        frames,
+        container_format="nut",
+        codec="libx264rgb",
+        pixel_format="rgb24",
+        fps=1,
+        options={"qp": "0", "preset": "ultrafast"},
+    )
 
 
 def decode_frames(data: bytes) -> NDArray[np.uint8]:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from framelora.media.mux import encode_video
+
 
 def encode_mp4(frames: NDArray[np.uint8], fps: int) -> bytes:
     """Encode RGB frames `[F, H, W, 3]` as H.264 that every browser plays. Equal frames give equal bytes."""
-    sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    return encode_video(
+        frames,
+        container_format="mp4",
+        codec="libx264",
+        pixel_format="yuv420p",
+        fps=fps,
         # x264's macroblock tree was seen to read past rows of some widths: three byte strings in thirty runs.
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "x264-params": "no-mbtree=1"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
-        container.mux(stream.encode())
-    return sink.getvalue()
+        options={"crf": "12", "x264-params": "no-mbtree=1"},
+    )
 
 
 def contact_sheet(rows: Mapping[str, NDArray[np.uint8]]) -> bytes:

@@ -39,14 +39,12 @@ def test_static_clips_are_cells_of_one_frame_and_test_clips_move(switched: Proje
     assert "" in set(train.unit[train.kind == "text"])
 
 
-def test_training_builds_no_encoder(switched: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_builds_no_encoder(
+    switched: Project, monkeypatch: pytest.MonkeyPatch, refuse_to_build: Callable[..., None]
+) -> None:
     from stages import train
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("built in the training process")
-
-    for network in (diffusers.AutoencoderKLMagvit, transformers.BertModel):
-        monkeypatch.setattr(network, "__init__", refuse)
+    refuse_to_build(diffusers.AutoencoderKLMagvit, transformers.BertModel)
     monkeypatch.chdir(switched.root)
     train.main()
     assert Path("models/adapter/adapter_model.safetensors").is_file()

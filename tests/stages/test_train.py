@@ -43,14 +43,12 @@ def forget_the_run(project: Project) -> None:
         path.unlink()
 
 
-def test_it_builds_no_vae_and_no_image_encoder(encoded: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_builds_no_vae_and_no_image_encoder(
+    encoded: Project, monkeypatch: pytest.MonkeyPatch, refuse_to_build: Callable[..., None]
+) -> None:
     from stages import train
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("built in the training process")
-
-    for network in (diffusers.AutoencoderKLTemporalDecoder, transformers.CLIPVisionModelWithProjection):
-        monkeypatch.setattr(network, "__init__", refuse)
+    refuse_to_build(diffusers.AutoencoderKLTemporalDecoder, transformers.CLIPVisionModelWithProjection)
     monkeypatch.chdir(encoded.root)
     train.main()
     assert (encoded.root / "models/adapter/adapter_model.safetensors").is_file()

@@ -171,6 +171,7 @@ RECOMPUTES = {
     "framelora/media/shots.py": ["media.decode"],
     "framelora/media/frames.py": ["media.decode"],
     "framelora/media/lossless.py": ["media.lossless", "media.thumbnail"],
+    "framelora/media/mux.py": ["media.lossless", "media.thumbnail"],
     "framelora/media/measure.py": ["media.measure"],
     "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
     "framelora/families/framer/networks/unet.py": [f"families.framer.{part}" for part in ("loss", "render")],

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from diffusers import EasyAnimateTransformer3DModel
-from torch import nn
 
 from framelora.families.easyanimate.networks.transformer import dead_layers
 from framelora.families.easyanimate.units import read_spec
@@ -31,14 +30,13 @@ def original_name(layer: str) -> str:
     return layer
 
 
-def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
-    """(out, in) of every Linear layer of a base's denoiser, from its configuration."""
+def empty_denoiser(base: Path) -> EasyAnimateTransformer3DModel:
+    """A base's denoiser on the meta device: layers and shapes from its configuration, no weights."""
     read_spec(base)
     config = EasyAnimateTransformer3DModel.load_config(base / "transformer", local_files_only=True)
     with torch.device("meta"):
-        transformer = EasyAnimateTransformer3DModel.from_config(config)
-    layers = transformer.named_modules()
-    return {name: (part.out_features, part.in_features) for name, part in layers if isinstance(part, nn.Linear)}
+        denoiser: EasyAnimateTransformer3DModel = EasyAnimateTransformer3DModel.from_config(config)
+    return denoiser
 
 
 def idle_layers(layers: list[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from framelora.families.framer.networks.unet import FramerUNet
 
@@ -18,13 +17,12 @@ def original_name(layer: str) -> str:
     return layer
 
 
-def linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
-    """(out, in) of every Linear layer of a base's denoiser, from its configuration."""
+def empty_denoiser(base: Path) -> FramerUNet:
+    """A base's denoiser on the meta device: layers and shapes from its configuration, no weights."""
     config = FramerUNet.load_config(base / "unet", local_files_only=True)
     with torch.device("meta"):
-        unet = FramerUNet.from_config(config)
-    layers = unet.named_modules()
-    return {name: (part.out_features, part.in_features) for name, part in layers if isinstance(part, nn.Linear)}
+        denoiser: FramerUNet = FramerUNet.from_config(config)
+    return denoiser
 
 
 def idle_layers(layers: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ from framelora.families.framer.networks.sampling import Ends, Steering, guidance
 from framelora.families.framer.networks.tracks import interpolate_tracks
 from framelora.families.framer.networks.unet import added_time_ids, load_unet
 
-__all__ = ["FramerPipeline", "interpolate_tracks"]
+__all__ = ["FramerPipeline", "Pipeline", "interpolate_tracks"]
 
 MIN_FRAMES = 3  # with two there is nothing between the ends
 
@@ -195,3 +195,6 @@ class FramerPipeline:
             side = self.image_encoder.config.image_size
             embeds.append(self.image_encoder(clip_pixels(whole, side, self.clip_settings)).image_embeds)
         return Ends(latents[0], latents[1], torch.stack(embeds, dim=1).to(self.dtype))
+
+
+Pipeline = FramerPipeline  # what every family calls its own
