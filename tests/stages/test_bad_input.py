@@ -141,6 +141,7 @@ def bench(template: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (root / "data").mkdir(parents=True)
     shutil.copytree(template.root / "data/demo", root / "data/demo")
     shutil.copytree(template.root / "bases/tiny-framer", root / "bases/tiny-framer")
+    shutil.copytree(template.root / "models/start", root / "models/start")
     shutil.copy(template.root / "params.yaml", root / "params.yaml")
     (root / "data/demo/metadata.json").unlink()
     monkeypatch.delenv("FRAMELORA_CELLS", raising=False)
@@ -408,6 +409,12 @@ def test_a_mistake_in_the_parameters_stops_every_stage(
     bench.project.set_all(change)
     assert bench.stage(stage).error().startswith(message)
     assert bench.doctor().error().startswith(message)
+
+
+def test_the_doctor_finds_that_a_folder_of_the_graph_is_gone(bench: Bench) -> None:
+    """`rm -rf models` takes more than outs; DVC would say [Errno 2]."""
+    shutil.rmtree(bench.project.root / "models")
+    assert bench.doctor().error().startswith("models/start does not exist: `git checkout models/start`")
 
 
 def test_the_doctor_finds_a_missing_or_changed_base(bench: Bench) -> None:
