@@ -71,11 +71,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def fill(module: nn.Module, scale: float = 0.08) -> nn.Module:
-    """Give every parameter values that need no random generator: a sine over its elements, another for each name."""
+    """Give every parameter values that need no random generator: sines that look like noise, others for each name."""
     for name, parameter in module.named_parameters():
         steps = torch.arange(parameter.numel(), dtype=torch.float64)
         phase = sum(map(ord, name))
-        values = scale * torch.sin(0.7 * steps + phase) * (1 if parameter.ndim > 1 else 0.5)
+        values = scale * torch.sin(0.37 * steps.square() + phase) * (1 if parameter.ndim > 1 else 0.5)
         if name.endswith("weight") and parameter.ndim == 1:
             values += 1.0  # norms
         parameter.data = values.reshape(parameter.shape).to(parameter.dtype)
