@@ -23,7 +23,7 @@ from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import check_finite, configure_torch, pack
 from framelora.console import UserError, command, warn
 from framelora.dataset.pairs import SPLITS
-from framelora.dataset.tables import LATENTS_SCHEMA, read_windows
+from framelora.dataset.tables import LATENTS_SCHEMA, read_captions, read_windows
 from framelora.digest import canonical_json
 from framelora.families.base import EncodeUnit, Purpose, Window
 from framelora.media.lossless import decode_frames
@@ -88,9 +88,7 @@ class Encoding:
     def compute(self, cell: Cell) -> Computed:
         """Encode one unit. A NaN is an error, never a cell."""
         unit = self.units[cell.key]
-        frames = self.frames(unit.shot) if unit.shot else None
-        if frames is not None and unit.frames is not None:
-            frames = frames[list(unit.frames)]
+        frames = unit.frames_of(self.frames(unit.shot)) if unit.shot else None
         try:
             tensors = self.encoder.encode(unit, frames)
         except ValueError as error:
@@ -116,9 +114,7 @@ def main(
     shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
     units = load_part(params.model.family, "units")
     windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), units.KINDS) for split in SPLITS}
-    table = files.read_table(Path("data/captions.parquet"))
-    captions = dict(zip(table.content_id, table.text, strict=True))
-    cells = plan(params, shots, windows, captions, configure_torch().type)
+    cells = plan(params, shots, windows, read_captions(), configure_torch().type)
 
     filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     encoding = Encoding(params, store, shots, cells)

@@ -3,17 +3,22 @@
 Reads data/pairs_{train,val}.parquet, data/latents_{train,val}.parquet, the base model and models/start/. Writes
 models/adapter/ (a PEFT folder), models/checkpoints/ and reports/train/. A finished run is kept as cells: going back to
 earlier parameters publishes it again.
+
+Under `train.latents: live` the windows are encoded here instead, from data/frames.parquet and data/captions.parquet.
+Neither is a dependency of the stage: the cell keys in the index of latents hold all that the windows need of them, the
+frames' digests and the captions, so a test clip that is added still trains nothing.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
+import torch
 import typer
 
 from framelora import files
@@ -22,11 +27,14 @@ from framelora.cells.fill import Computed, Filling, ensure
 from framelora.cells.store import Cell, Store, open_store, repository_root
 from framelora.compute import configure_torch
 from framelora.console import UserError, command, say, warn
-from framelora.dataset.tables import LatentsReader, read_windows
+from framelora.dataset.tables import LatentsReader, read_captions, read_windows
+from framelora.families.base import ReadUnit
+from framelora.media.lossless import decode_frames
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
 from framelora.training.checkpoint import BEST, STATE, Checkpoints, DamagedCheckpoint, read_checkpoint, read_files
 from framelora.training.items import Items, run_length
+from framelora.training.live import LiveReader
 from framelora.training.outs import adapter_folder, checkpoints_folder, pack_files, report_folder, unpack_files
 from framelora.training.preflight import check_parameters, starting_folder
 from framelora.training.processes import launched, only_one, start_processes
@@ -46,9 +54,10 @@ class Run:
         self.store = store
         self.base = Path(params.model.base)
         self.family = load_part(params.model.family, "loss")
+        self.live = params.train.latents == "live"
         self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in ("train", "val")}
         self.latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in self.windows}
-        self.items = {split: self.items_of(split) for split in self.windows}
+        self.items = self.all_items(device)
         if not self.items["train"].ids:
             raise UserError("data/pairs_train.parquet holds no window: add clips, or lower pair.test_fraction")
         if params.train.publish == "best" and not self.items["val"].ids:
@@ -60,19 +69,22 @@ class Run:
     def inputs(self, device: str) -> dict[str, Any]:
         """Everything that can change the weights' bytes or the loss curves."""
         params = self.params
-        modules = ("framelora.training.loop", "framelora.adapters.lora")
+        modules = ["framelora.training.loop", "framelora.adapters.lora"]
+        modules += ["framelora.training.live", "framelora.media.lossless"] if self.live else []
+        units = load_part(params.model.family, "units")
         started = (params.adapter.start_from, params.train.resume_from_checkpoint)
         return {
             "windows": {split: [vars(window) for window in windows] for split, windows in self.windows.items()},
             "latents": {
-                split: sorted([*unit, digest] for unit, digest in reader.digests.items())
+                # The bytes that are read; live, all that decides what the same encoders make.
+                split: sorted([*unit, it] for unit, it in (reader.cells if self.live else reader.digests).items())
                 for split, reader in self.latents.items()
             },
             "base": fingerprint(self.base),
             "adapter": params.adapter.model_dump(exclude={"start_from"}),
             "train": params.train.model_dump(exclude=NOT_IN_KEY | {"resume_from_checkpoint"}),
             "start": [None if folder is None else digests(starting_folder(folder)) for folder in started],
-            "family": [params.family.conditioning.model_dump(), params.family.objective.model_dump()],
+            "family": units.train_inputs(self.base, params.family, params.train.controlnet != "none"),
             "device": device,
             "code": [source_digest(name) for name in (*modules, f"framelora.families.{params.model.family}.loss")],
             "versions": versions(*PACKAGES),
@@ -87,20 +99,50 @@ class Run:
         others = {name: Cell("train/checkpoint", name, {"run": self.final.key, "name": name}) for name in names}
         return {"final": self.final, **others}
 
-    def items_of(self, split: str) -> Items:
+    def all_items(self, device: str) -> dict[str, Items]:
+        """The loop's items, by split."""
+        if not self.live:
+            return {split: self.items_of(split, reader.read) for split, reader in self.latents.items()}
+        reader = self.live_reader(device)
+        return {split: self.items_of(split, reader.read) for split in self.windows}
+
+    def items_of(self, split: str, read: ReadUnit) -> Items:
         """Windows as the loop's items. Those of one frame size and length share batches."""
-        windows, latents = self.windows[split], self.latents[split]
+        windows = self.windows[split]
         return Items(
             ids=[window.pair for window in windows],
             shapes=[(window.num_frames, window.height, window.width) for window in windows],
-            read=functools.lru_cache(maxsize=256)(
-                lambda number: self.family.read_window(windows[number], latents.read, self.base, self.params.family)
+            read=lambda number, seed: self.family.read_window(
+                windows[number], read, self.base, self.params.family, seed
             ),
         )
 
+    def live_reader(self, device: str) -> LiveReader:
+        """Encodes windows in this process."""
+        windows = [window for split in self.windows.values() for window in split]
+        table = self.shots()
+        units = load_part(self.params.model.family, "units").plan_units(
+            table.reset_index(), {"train": windows}, read_captions(), self.base, self.params.family
+        )
+        return LiveReader(
+            units,
+            encoder=lambda: load_part(self.params.model.family, "encode").Encoder(
+                self.base, self.params.family, torch.device(device)
+            ),
+            frames=lambda shot: decode_frames(self.store.read("extract/frames", table.loc[shot].cell)[1]),
+        )
+
+    def shots(self) -> pd.DataFrame:
+        """The rows of data/frames.parquet that the windows need, by shot."""
+        needed = {shot for split in self.windows.values() for window in split for shot, _ in window.ends}
+        table = files.read_table(Path("data/frames.parquet")).set_index("shot")
+        return table.loc[sorted(needed)]
+
     def compute(self, _: Cell) -> Computed:
         """Train, from the last checkpoint of this very run if there is one; yields all cells of the run."""
-        for reader in self.latents.values():
+        if self.live:
+            ensure(self.store, "extract/frames", self.shots().cell, "stages.extract")
+        for reader in [] if self.live else self.latents.values():
             for kind, keys in reader.by_kind().items():
                 ensure(reader.store, kind, keys, "stages.encode")
         cells = self.cells()

@@ -69,7 +69,7 @@ def adapter_section(**values: Any) -> Adapter:
 def tiny_items(count: int, name: str) -> Items:
     """Items of random numbers."""
 
-    def read(number: int) -> dict[str, Tensor]:
+    def read(number: int, seed: int) -> dict[str, Tensor]:
         event()
         return {"x": torch.randn(4, generator=torch.Generator().manual_seed(number))}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from framelora.cells.store import Cell, MissingCell, Store, Stored
 from framelora.console import UserError, progress, relative, say, warn
 from framelora.digest import sha256
+from framelora.memory import peak_resident
 
 # What computing a cell yields: that cell, and any other cells that fall out of the same work.
 Computed = Iterator[tuple[Cell, bytes, Mapping[str, Any]]]
@@ -94,7 +94,6 @@ class Filling:
 
     def close(self) -> None:
         """Print one line for each kind of cell, and append the same to the store's journal."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts in KiB
         for kind, keys in sorted(self.planned.items()):
             computed = len(keys & self.made)
             say(f"{kind}: {len(keys)} cells, {computed} computed, {len(keys) - computed} reused")
@@ -105,7 +104,7 @@ class Filling:
                 "computed": computed,
                 "reused": len(keys) - computed,
                 "seconds": round(time.monotonic() - self.started, 3),
-                "peak_memory_mib": peak,
+                "peak_memory_mib": peak_resident() // 2**20,
                 "shard": f"{self.shard.index}/{self.shard.count}" if self.shard else None,
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from framelora.cells.store import MissingCell, Store
 from framelora.compute import unpack
 from framelora.console import UserError
-from framelora.families.base import Window
+from framelora.families.base import ALL_ROWS, Window
 from framelora.files import column, read_table
 
 LATENTS_SCHEMA = pa.schema(
@@ -45,6 +44,12 @@ def read_windows(path: Path, kinds: Iterable[str] = ("window", "image_pair")) ->
     return [Window(**row) for row in table.to_dict("records")]
 
 
+def read_captions() -> dict[str, str]:
+    """The caption of each content."""
+    table = read_table(Path("data/captions.parquet"))
+    return dict(zip(table.content_id, table.text, strict=True))
+
+
 class LatentsReader:
     """Gives the cached tensors of units that an index of `LATENTS_SCHEMA` names."""
 
@@ -56,7 +61,6 @@ class LatentsReader:
             for row in read_table(path).itertuples():
                 self.cells[row.kind, row.unit] = row.cell
                 self.digests[row.kind, row.unit] = row.digest
-        self.read = functools.lru_cache(maxsize=64)(self._read)
 
     def by_kind(self) -> dict[str, list[str]]:
         """Keys of all cells of the indexes, by the cells' kind."""
@@ -65,8 +69,10 @@ class LatentsReader:
             kinds.setdefault(f"encode/{kind}", []).append(key)
         return kinds
 
-    def _read(self, kind: str, unit: str) -> dict[str, Tensor]:
+    def read(self, kind: str, unit: str, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
+        """Some rows, or all, of each tensor of a unit: `families.base.ReadUnit`."""
         try:
-            return unpack(self.store.read(f"encode/{kind}", self.cells[kind, unit])[1])
+            tensors = unpack(self.store.read(f"encode/{kind}", self.cells[kind, unit])[1])
         except MissingCell:
             raise UserError(f"the {kind} of {unit} were lost while they were in use: run `dvc repro` again") from None
+        return tensors if rows == ALL_ROWS else {name: tensor[rows] for name, tensor in tensors.items()}

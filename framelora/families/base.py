@@ -4,17 +4,19 @@ A family is a folder of `framelora/families/` whose modules are reached by name 
 edit reruns only the stages that use the part:
 
 * `units.py`: `plan_units` says what has to be encoded for shots, windows and captions, `unit_inputs` what else changes
-  its bytes, `units_of` which units a window needs, `render_inputs` which parameters change a render; `check_window`
-  refuses what the model can't take; `KINDS` are the kinds of windows it can render, `BASELINES` what is rendered beside
-  it without a model, `PACKAGES` the libraries that count. Imports no network.
+  its bytes, `units_of` which units a window needs, `train_inputs` and `render_inputs` which parameters change what is
+  learned and what is rendered, besides the units' own; `check_window` refuses what the model can't take; `KINDS` are
+  the kinds of windows it can render, `BASELINES` what is rendered beside it without a model, `PACKAGES` the libraries
+  that count. Imports no network.
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
-* `encode.py`: `Encoder.encode` computes a unit, and notes in `Encoder.notes` what a person should know of it. The only
-  part that builds encoders.
+* `encode.py`: `Encoder.encode` computes a unit, or some rows of it, and notes in `Encoder.notes` what a person should
+  know of it. The only part that builds encoders.
 * `networks/`: the denoiser and what else is trained or steers it, in files of the family's choice.
 * `loss.py`: `load_denoiser(base, dtype)` and `lora_targets(network)` say what is trained; `read_window` puts one item
-  together from cached cells; `loss(denoiser, batch, seeds, base, params, levels)` is the objective, `[B]`. Each item's
-  draws are functions of its seed. `levels` (validation) are quantiles of the training noise levels, 0 the least noise,
-  for which nothing of the conditions is dropped; `noise_level(quantile, params)` is one in the family's own unit.
+  together from the units that its seed draws, and does not know whether they were cached or are made on the spot;
+  `loss(denoiser, batch, seeds, base, params, levels)` is the objective, `[B]`. Each item's draws are functions of its
+  seed. `levels` (validation) are quantiles of the training noise levels, 0 the least noise, for which nothing of the
+  conditions is dropped; `noise_level(quantile, params)` is one in the family's own unit.
   A family that has a ControlNet adds `load_controlnet(denoiser, base, dtype, seed)`; `loss` takes it as `controlnet=`.
 * `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
 * `keys.py`: how its layers are called in adapter files, and `empty_denoiser`, their shapes without a weight.
@@ -27,15 +29,28 @@ Training, caching, rendering and scoring are written once, against these.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-# Gives the cached tensors of a unit: (kind, unit) -> tensors by name.
-ReadUnit = Callable[[str, str], "dict[str, Tensor]"]
+ALL_ROWS = slice(None)
+
+
+class ReadUnit(Protocol):
+    """Gives the tensors of a unit by name: cached ones, or made on the spot."""
+
+    def __call__(self, kind: str, unit: str, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
+        """
+        Args:
+            kind, unit: of an `EncodeUnit`.
+            rows: which rows of every tensor, for kinds whose rows don't depend on each other (frames, draws).
+        """
+        ...
+
 
 # What a window's units are for: training and its validation loss, or renders and their truth.
 Purpose = Literal["train", "render"]
@@ -60,6 +75,10 @@ class EncodeUnit:
     frames: tuple[int, ...] | None = None
     text: str = ""
     detail: str = ""
+
+    def frames_of(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The unit's frames among those of its shot, `[F, H, W, 3]`."""
+        return frames if self.frames is None else frames[list(self.frames)]
 
 
 @dataclass(frozen=True)

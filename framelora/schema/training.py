@@ -41,6 +41,9 @@ class Train(Section):
     """What is trained of the denoiser (a UNet or a transformer): an adapter, all of it, or nothing."""
     controlnet: Literal["lora", "full", "none"]
     """The same for the ControlNet, in families that have one; `none` leaves it out of training."""
+    latents: Literal["cached", "live"]
+    """Where latents and embeddings come from: the cells of `encode`, or the encoders, in this process, in every step.
+    Both give the same losses; live is there to measure what caching saves."""
     seed: int
     """All draws of training are functions of this seed and the step."""
     num_train_epochs: Positive | None

@@ -23,11 +23,11 @@ class Items:
 
     ids: Sequence[str]
     shapes: Sequence[tuple[int, ...]]
-    read: Callable[[int], Batch]  # one item, without batch dimension
+    read: Callable[[int, int], Batch]  # (number, seed of its draws) -> one item, without batch dimension
 
-    def batch(self, numbers: Sequence[int], device: torch.device) -> Batch:
-        """Items stacked to `[B, ...]`."""
-        items = [self.read(number) for number in numbers]
+    def batch(self, numbers: Sequence[int], seeds: Sequence[int], device: torch.device) -> Batch:
+        """Items stacked to `[B, ...]`, each with the seed of its draws."""
+        items = [self.read(number, seed) for number, seed in zip(numbers, seeds, strict=True)]
         return {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
 
 

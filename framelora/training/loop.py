@@ -7,7 +7,6 @@ run that is killed and started again ends in the same bytes (fp32 on a CPU, same
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from framelora.digest import draw_seed
+from framelora.memory import peak_resident
 from framelora.training.checkpoint import Checkpoint, Checkpoints
 from framelora.training.items import Items, run_length, run_sampler
 from framelora.training.networks import trained_parameters
@@ -131,8 +131,8 @@ def accumulate(
     for row, (number, chosen) in enumerate(batches.items()):
         places = world.places(len(chosen))
         seeds = [draw_seed(params.seed, "train", number, place) for place in places]
+        batch = items.batch([chosen[place] for place in places], seeds, accelerator.device)
         torch.manual_seed(draw_seed(params.seed, "dropout", number, world.rank))
-        batch = items.batch([chosen[place] for place in places], accelerator.device)
         with accelerator.autocast():
             values = loss(networks, batch, seeds, None)
         accelerator.backward(values.mean() / len(batches))
@@ -159,4 +159,4 @@ def peak_memory(device: torch.device) -> int:
     """Peak memory so far in bytes, of the GPU or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return peak_resident()

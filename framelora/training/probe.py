@@ -38,8 +38,10 @@ def layers_without_gradient(
         for name in first:
             noise = torch.randn(parameters[name].shape, generator=generator)
             parameters[name].copy_(0.02 * noise)
+    seeds = [draw_seed(seed, "probe", "draws")]
+    batch = items.batch([0], seeds, accelerator.device)
     with accelerator.autocast():
-        value = loss(networks, items.batch([0], accelerator.device), [draw_seed(seed, "probe", "draws")], [0.5])
+        value = loss(networks, batch, seeds, [0.5])
     (value.mean() * (1024 if accelerator.scaler is not None else 1)).backward()
     groups: dict[str, dict[str, bool]] = {}
     for name, parameter in parameters.items():

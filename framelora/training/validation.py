@@ -49,7 +49,7 @@ def validation_row(
             (share + seed % 2**32 / 2**32) / params.validation_levels
             for (share, _), seed in zip(draws, seeds, strict=True)
         ]
-        batch = items.batch([number] * len(seeds), accelerator.device)
+        batch = items.batch([number] * len(seeds), seeds, accelerator.device)
         with accelerator.autocast():
             losses[number] = loss(networks, batch, seeds, levels).double().cpu()
     networks.train(was_training)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from easyanimate_base import make_base
 from numpy.typing import NDArray
 from torch import Tensor
 
-from framelora.families.base import EncodeUnit, Purpose, Window
+from framelora.families.base import ALL_ROWS, EncodeUnit, Purpose, ReadUnit, Window
 from framelora.families.easyanimate import encode, loss, render, units
 from framelora.families.easyanimate.codec import TextEncoder, load_scheduler
 from framelora.params import load_params
@@ -74,12 +73,16 @@ def fill(base: Path, params: EasyAnimate, frames: NDArray[np.uint8], *purposes: 
     }
 
 
-def reader(cells: Cells) -> Callable[[str, str], dict[str, Tensor]]:
-    return lambda kind, unit: cells[kind, unit]
+def reader(cells: Cells) -> ReadUnit:
+    def read(kind: str, unit: str, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
+        assert rows == ALL_ROWS
+        return cells[kind, unit]
+
+    return read
 
 
 def batch_of(base: Path, params: EasyAnimate, frames: NDArray[np.uint8], size: int = 2) -> dict[str, Tensor]:
-    item = loss.read_window(WINDOW, reader(fill(base, params, frames, "train")), base, params)
+    item = loss.read_window(WINDOW, reader(fill(base, params, frames, "train")), base, params, 0)
     return {name: torch.stack([tensor] * size) for name, tensor in item.items()}
 
 
@@ -91,7 +94,7 @@ class TestObjective:
         transformer = loss.load_denoiser(base, torch.float32)
         found = loss.loss(transformer, batch, [5, 6], base, params)
         for place, seed in enumerate((5, 6)):
-            drawn = loss.draw(seed, batch["mean"].shape[1:], [], params)
+            drawn = loss.draw(seed, batch["mean"].shape[1:], params)
             linear = torch.linspace(1000, 1, 1000)[int(drawn.timestep * 1000)] / 1000
             sigma = 3 * linear / (1 + 2 * linear)
             x = 0.7125 * (batch["mean"][place] + batch["std"][place] * drawn.posterior_noise)
@@ -118,7 +121,7 @@ class TestObjective:
     )
     def test_timesteps_follow_the_scheme(self, scheme: str, mean: float, std: float) -> None:
         params = with_params({"objective.weighting_scheme": scheme})
-        drawn = torch.stack([loss.draw(seed, torch.Size((1, 1, 1, 1)), [], params).timestep for seed in range(3000)])
+        drawn = torch.stack([loss.draw(seed, torch.Size((1, 1, 1, 1)), params).timestep for seed in range(3000)])
         assert drawn.mean().item() == pytest.approx(mean, abs=0.02)
         if scheme != "mode":
             assert drawn.std().item() == pytest.approx(std, abs=0.01)
@@ -128,7 +131,7 @@ class TestObjective:
     @pytest.mark.parametrize("scheme", ["none", "logit_normal", "mode"])
     def test_noise_levels_are_quantiles_of_the_drawn_ones(self, scheme: str) -> None:
         params = with_params({"objective.weighting_scheme": scheme, "objective.logit_mean": 0.7})
-        places = [loss.draw(seed, torch.Size((1, 1, 1, 1)), [], params).timestep.item() for seed in range(4000)]
+        places = [loss.draw(seed, torch.Size((1, 1, 1, 1)), params).timestep.item() for seed in range(4000)]
         for quantile in (0.1, 0.5, 0.8):
             expected = np.quantile(1 - np.array(places), quantile)
             assert loss.noise_level(quantile, params) == pytest.approx(expected, abs=0.025)
@@ -152,7 +155,7 @@ class TestObjective:
         plain, weighted = (with_params({"objective.weighting_scheme": name}) for name in ("none", "cosmap"))
         batch = batch_of(base, plain, frames, 1)
         transformer = loss.load_denoiser(base, torch.float32)
-        drawn = loss.draw(4, batch["mean"].shape[1:], [], plain)
+        drawn = loss.draw(4, batch["mean"].shape[1:], plain)
         sigma = load_scheduler(base).sigmas[int(drawn.timestep * 1000)].item()
         ratio = loss.loss(transformer, batch, [4], base, weighted) / loss.loss(transformer, batch, [4], base, plain)
         assert ratio.item() == pytest.approx(2 / (np.pi * (1 - 2 * sigma + 2 * sigma**2)), rel=1e-4)
@@ -164,8 +167,8 @@ class TestObjective:
 
     def test_noise_is_shared_along_frames(self) -> None:
         shape = torch.Size((2, 3, 4, 4))
-        own = loss.draw(1, shape, [], with_params({})).noise
-        shared = loss.draw(1, shape, [], with_params({"objective.noise_share_in_frames_ratio": 0.5})).noise
+        own = loss.draw(1, shape, with_params({})).noise
+        shared = loss.draw(1, shape, with_params({"objective.noise_share_in_frames_ratio": 0.5})).noise
         assert torch.equal(shared[:, 0], own[:, 0])
         assert torch.allclose(shared[:, 2], 0.25 * own[:, 0] + 0.25 * own[:, 1] + 0.5 * own[:, 2])
 
@@ -177,7 +180,7 @@ class TestObjective:
 
         class Shifted(torch.nn.Module):
             def forward(self, noisy: Tensor, timestep: Tensor, **_: object) -> Any:
-                drawn = loss.draw(9, noisy.shape[1:], [], params)
+                drawn = loss.draw(9, noisy.shape[1:], params)
                 x = 0.7125 * (batch["mean"] + batch["std"] * drawn.posterior_noise)
                 return type("Output", (), {"sample": drawn.noise - x + 2.0})
 
@@ -186,7 +189,7 @@ class TestObjective:
 
     def test_captions_are_dropped_at_the_given_rate(self) -> None:
         params = with_params({"objective.caption_dropout_prob": 0.1})
-        drops = [loss.draw(seed, torch.Size((1, 1, 1, 1)), [], params).drop_caption for seed in range(4000)]
+        drops = [loss.draw(seed, torch.Size((1, 1, 1, 1)), params).drop_caption for seed in range(4000)]
         assert sum(drops) / 4000 == pytest.approx(0.1, abs=0.015)
 
     def test_a_dropped_caption_is_the_cached_empty_one(self, base: Path, frames: NDArray[np.uint8]) -> None:
@@ -207,7 +210,7 @@ class TestClips:
         params = with_params({"conditioning.static_clips": "middle_frame"})
         (unit,) = [unit for unit in plan(base, params, "train") if unit.kind == "latents"]
         assert unit.frames == (6,)  # the middle of frames 2 to 10
-        item = loss.read_window(WINDOW, reader(fill(base, params, frames, "train")), base, params)
+        item = loss.read_window(WINDOW, reader(fill(base, params, frames, "train")), base, params, 0)
         held = np.repeat(frames[6:7], 9, axis=0)
         whole = encode.Encoder(base, params, CPU).encode(EncodeUnit("latents", "u", "s"), held)
         assert item["mean"].shape == whole["mean"].shape == (4, 3, 4, 6)
@@ -366,16 +369,32 @@ class TestMasks:
         modes = only("all", "first_frames", "pixels") | {"all": 2.0}
         params = with_params({"conditioning.mask_modes": modes, "conditioning.pixel_draws": 2})
         bank = units.mask_bank(params.conditioning, 9)
-        drawn = [loss.draw(seed, torch.Size((1, 1, 1, 1)), bank, params) for seed in range(4000)]
-        shares = {detail: sum(item.masked == n for item in drawn) / 4000 for n, (_, detail) in enumerate(bank)}
+        drawn = [loss.draw_masked(seed, bank, params) for seed in range(4000)]
+        shares = {detail: sum(item.place == n for item in drawn) / 4000 for n, (_, detail) in enumerate(bank)}
         assert shares == pytest.approx(
             {"all": 0.5, "first_frames/1": 0.25, "pixels/0": 0.125, "pixels/1": 0.125}, abs=0.025
         )
-        zeroed = sum(item.zero_masked for item in drawn) / sum(bank[item.masked][0] == "all" for item in drawn)
+        zeroed = sum(item.zeroed for item in drawn) / sum(bank[item.place][0] == "all" for item in drawn)
         assert zeroed == pytest.approx(0.9, abs=0.02)
-        assert not any(item.zero_masked for item in drawn if bank[item.masked][0] != "all")
+        assert not any(item.zeroed for item in drawn if bank[item.place][0] != "all")
 
-    def test_the_loss_conditions_on_the_drawn_cell(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
+    def test_an_item_reads_the_masked_video_that_its_seed_draws_and_no_other(
+        self, inpaint_base: Path, frames: NDArray[np.uint8]
+    ) -> None:
+        params = with_params({"conditioning.mask_modes": only("first_frames", "both_ends", "pixels")})
+        bank, cells, read = units.mask_bank(params.conditioning, 9), fill(inpaint_base, params, frames, "train"), []
+
+        def noted(kind: str, unit: str, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
+            read.extend([unit] if kind == "masked" else [])
+            return cells[kind, unit]
+
+        for seed in range(12):
+            item = loss.read_window(WINDOW, noted, inpaint_base, params, seed)
+            detail = bank[loss.draw_masked(seed, bank, params).place][1]
+            assert read == [f"s@00002+9|9|{detail}"]
+            assert torch.equal(item["masked"], cells["masked", read.pop()]["masked"])
+
+    def test_the_loss_conditions_on_the_masked_video(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
         params = with_params({"conditioning.mask_modes": only("first_frames"), "objective.caption_dropout_prob": 0.0})
         batch = batch_of(inpaint_base, params, frames, 1)
         seen = {}
@@ -386,7 +405,7 @@ class TestMasks:
                 return type("Output", (), {"sample": noisy})
 
         loss.loss(Recorder(), batch, [1], inpaint_base, params)
-        assert torch.equal(seen["inpaint_latents"], batch["masked"][:, 0] * 0.7125)  # the mask is scaled too
+        assert torch.equal(seen["inpaint_latents"], batch["masked"] * 0.7125)  # the mask is scaled too
 
     def test_noise_spares_what_is_masked_and_follows_the_law(self) -> None:
         clip = torch.zeros(1, 3, 5, 16, 16)
@@ -396,6 +415,43 @@ class TestMasks:
         logs = torch.stack([one[:, :, :2].std().log() for one in noisy])
         assert logs.mean().item() == pytest.approx(-3.0, abs=0.1)
         assert logs.std().item() == pytest.approx(0.5, abs=0.07)
+
+
+class TestTrainingKey:
+    def changed(self, base: Path, start: dict[str, Any], changes: dict[str, Any]) -> bool:
+        before, after = (units.train_inputs(base, with_params(part), False) for part in (start, start | changes))
+        return bool(before != after)
+
+    def test_a_text_to_video_base_knows_no_masks(self, base: Path, inpaint_base: Path) -> None:
+        changes: dict[str, Any]
+        for changes in (
+            {"conditioning.mask_modes": only("all")},
+            {"conditioning.first_frames": [2]},
+            {"objective.zeroed_all_masked_prob": 0.1},
+        ):
+            assert not self.changed(base, {}, changes)
+            assert self.changed(inpaint_base, {}, changes)
+
+    def test_numbers_of_a_mode_that_is_off_do_not_count(self, inpaint_base: Path) -> None:
+        off = {"conditioning.mask_modes": only("both_ends")}
+        for changes in (
+            {"conditioning.first_frames": [2]},
+            {"conditioning.pixel_draws": 9},
+            {"objective.zeroed_all_masked_prob": 0.1},
+        ):
+            assert not self.changed(inpaint_base, off, changes)
+        assert self.changed(inpaint_base, off, {"conditioning.both_ends": [1, 2]})
+        assert self.changed(inpaint_base, {"conditioning.mask_modes": only("pixels")}, {"conditioning.pixel_draws": 9})
+
+    def test_a_weighting_counts_its_own_constants(self, base: Path) -> None:
+        counts = {"none": set(), "logit_normal": {"logit_mean", "logit_std"}, "mode": {"mode_scale"}}
+        for scheme, names in counts.items():
+            start = {"objective.weighting_scheme": scheme}
+            leaves = ("logit_mean", "logit_std", "mode_scale")
+            changed = {leaf for leaf in leaves if self.changed(base, start, {f"objective.{leaf}": 7.0})}
+            assert changed == names
+        assert self.changed(base, {}, {"objective.caption_dropout_prob": 0.5})
+        assert self.changed(base, {}, {"conditioning.static_clips": "middle_frame"})
 
 
 class TestRefusals:

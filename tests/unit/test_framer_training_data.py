@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 
 from framelora.console import UserError
 from framelora.digest import draw_seed, sha256
-from framelora.families.base import EncodeUnit, Window
+from framelora.families.base import ALL_ROWS, EncodeUnit, ReadUnit, Window
 from framelora.families.framer import encode, loss, units
 from framelora.families.framer.networks.heatmap import heatmaps
 from framelora.families.framer.networks.unet import FramerUNet, load_unet
@@ -68,6 +68,40 @@ class TestPlan:
         assert points == {"tracks"}
 
 
+class TestTrainingKey:
+    @pytest.mark.parametrize(
+        ("mode", "counted"),
+        [
+            ("off", {"noise_aug_strength"}),
+            ("latent", {"condition_noise_log_mean", "condition_noise_log_std"}),
+            ("bank", {"condition_noise_draws"}),
+        ],
+    )
+    def test_condition_noise_counts_its_modes_own_parameters(self, mode: str, counted: set[str]) -> None:
+        """The bank's law and seed are in the digests of its cells."""
+        leaves = {
+            "noise_aug_strength",
+            *(f"condition_noise_{leaf}" for leaf in ("draws", "log_mean", "log_std", "seed")),
+        }
+        first = units.train_inputs(BASE, framer(conditioning__condition_noise=mode), False)
+        changed = set()
+        for leaf in leaves:
+            params = framer(conditioning__condition_noise=mode, **{f"conditioning__{leaf}": 7})
+            changed |= {leaf} if units.train_inputs(BASE, params, False) != first else set()
+        assert changed == counted
+
+    def test_points_count_where_a_controlnet_is_shown_them(self) -> None:
+        other = framer(objective__control_points_max=3)
+        assert units.train_inputs(BASE, other, False) == units.train_inputs(BASE, framer(), False)
+        assert units.train_inputs(BASE, other, True) != units.train_inputs(BASE, framer(), True)
+
+    @pytest.mark.parametrize(
+        "leaf", ["conditioning__fps", "conditioning__motion_bucket_id", "objective__sigma_log_mean"]
+    )
+    def test_what_the_unet_is_told_and_the_law_of_noise_always_count(self, leaf: str) -> None:
+        assert units.train_inputs(BASE, framer(**{leaf: 3}), False) != units.train_inputs(BASE, framer(), False)
+
+
 class TestBank:
     def test_strengths_are_the_medians_of_equal_shares_of_the_law(self) -> None:
         sigmas = encode.stratified_sigmas(4, -3.0, 0.5)
@@ -87,6 +121,8 @@ class TestBank:
             with torch.no_grad():
                 expected = encoder.vae.encode(noisy).latent_dist.mode()[0]
             torch.testing.assert_close(got["condition_latents"][number], expected, rtol=1e-4, atol=1e-4)
+        part = encoder.encode(EncodeUnit("noisy_ends", "s@0", "s", (0,)), frame, slice(1, 2))
+        assert all(torch.equal(part[name], got[name][1:2]) for name in got)
         other = encode.Encoder(
             BASE,
             framer(conditioning__condition_noise_draws=3, conditioning__condition_noise_seed=1),
@@ -95,26 +131,43 @@ class TestBank:
         assert not torch.equal(other["condition_latents"], got["condition_latents"])
 
 
-def batch_of(size: int, draws: int = 0, points: int = 0) -> dict[str, torch.Tensor]:
+def batch_of(size: int, bank: bool = False, points: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    bank = (draws,) if draws else ()
     batch = {
         "mean": normal(size, 4, 4, 8, 12),
         "std": 0.1 * normal(size, 4, 4, 8, 12).abs(),
-        "first": normal(size, *bank, 4, 8, 12),
-        "last": normal(size, *bank, 4, 8, 12),
+        "first": normal(size, 4, 8, 12),
+        "last": normal(size, 4, 8, 12),
         "image_embeds": normal(size, 2, 32),
     }
-    if draws:
-        batch["condition_sigmas"] = torch.arange(1.0, draws + 1).expand(size, draws) / 100
+    if bank:
+        batch["condition_sigma"] = torch.arange(1.0, size + 1) / 100
     if points:
         batch["tracks"] = 20 * torch.rand(size, 4, points, 2, generator=generator)
         batch["visible"] = torch.ones(size, 4, points)
     return batch
+
+
+# Of a shot of eight frames, and its two ends. Rows of the bank: strengths 0 to 3, latents 10 or 20 above them.
+CELLS: dict[tuple[str, str], dict[str, torch.Tensor]] = {
+    ("latents", "s"): {"mean": torch.arange(8.0).view(8, 1, 1, 1), "std": torch.zeros(8, 1, 1, 1)},
+    ("tracks", "w"): {"tracks": torch.zeros(5, 2, 2), "visible": torch.ones(5, 2, dtype=torch.uint8)},
+}
+for place, (_, frame) in enumerate(WINDOW.ends, 1):
+    sigmas = torch.arange(4.0)
+    end = units.end_unit("s", frame)
+    CELLS["ends", end] = {
+        "condition_latents": torch.full((1, 1, 1), 40.0 + 10 * place), "image_embeds": torch.zeros(3),
+    }  # fmt: skip
+    CELLS["noisy_ends", end] = {"condition_latents": (sigmas + 10 * place).view(4, 1, 1, 1), "sigmas": sigmas}
+
+
+def reader(cells: dict[tuple[str, str], dict[str, torch.Tensor]]) -> ReadUnit:
+    return lambda kind, unit, rows=ALL_ROWS: {name: tensor[rows] for name, tensor in cells[kind, unit].items()}
 
 
 class TestConditionNoise:
@@ -125,16 +178,19 @@ class TestConditionNoise:
         assert strengths.tolist() == [pytest.approx(0.3)] * 2
 
     def test_the_bank_gives_both_ends_one_draw_by_the_items_seed(self) -> None:
-        params, batch = framer(conditioning__condition_noise="bank"), batch_of(40, draws=4)
-        seeds = list(range(40))
-        first, last, strengths = loss.noisy_ends(batch, seeds, params)
-        numbers = (strengths * 100).round().int() - 1
-        assert set(numbers.tolist()) == {0, 1, 2, 3}
-        for item, number in enumerate(numbers):
-            assert torch.equal(first[item], batch["first"][item, number])
-            assert torch.equal(last[item], batch["last"][item, number])
-        alone = {name: tensor[7:8] for name, tensor in batch.items()}
-        assert torch.equal(loss.noisy_ends(alone, [7], params)[0][0], first[7])
+        """Latents and strength are of one row of the bank, the same for both ends."""
+        params = framer(conditioning__condition_noise="bank")
+        numbers = []
+        for seed in range(40):
+            item = loss.read_window(WINDOW, reader(CELLS), BASE, params, seed)
+            number = item["condition_sigma"].item()
+            assert (item["first"].item(), item["last"].item()) == (number + 10, number + 20)
+            numbers.append(number)
+        assert set(numbers) == {0, 1, 2, 3}
+        batch = batch_of(3, bank=True)
+        first, last, strengths = loss.noisy_ends(batch, [1, 2, 3], params)
+        assert torch.equal(first, batch["first"]) and torch.equal(last, batch["last"])
+        assert torch.equal(strengths, batch["condition_sigma"])
 
     def test_latent_noise_has_the_laws_strength_times_the_latents_spread(self) -> None:
         params, batch = framer(conditioning__condition_noise="latent"), batch_of(400)
@@ -153,7 +209,7 @@ class TestConditionNoise:
             return real(self, *args, **kwargs)
 
         monkeypatch.setattr(FramerUNet, "forward", forward)
-        params, batch = framer(conditioning__condition_noise="bank"), batch_of(3, draws=4)
+        params, batch = framer(conditioning__condition_noise="bank"), batch_of(3, bank=True)
         with torch.no_grad():
             loss.loss(load_unet(BASE).eval(), batch, [5, 6, 7], BASE, params)
         expected = loss.noisy_ends(batch, [5, 6, 7], params)[2]
@@ -161,23 +217,12 @@ class TestConditionNoise:
         torch.testing.assert_close(seen[0][:, 2], expected)
 
     def test_an_item_is_read_as_its_mode_says(self) -> None:
-        cells = {
-            "latents": {"mean": torch.arange(8.0).view(8, 1, 1, 1), "std": torch.zeros(8, 1, 1, 1)},
-            "ends": {"condition_latents": torch.full((1, 1, 1), 50.0), "image_embeds": torch.zeros(3)},
-            "noisy_ends": {"condition_latents": torch.zeros(4, 1, 1, 1), "sigmas": torch.ones(4)},
-            "tracks": {"tracks": torch.zeros(5, 2, 2), "visible": torch.ones(5, 2, dtype=torch.uint8)},
-        }
-        shapes = {}
-        for mode in ("off", "latent", "bank"):
-            item = loss.read_window(
-                WINDOW, lambda kind, _: cells[kind], BASE, framer(conditioning__condition_noise=mode)
-            )
-            assert "tracks" not in item
-            shapes[mode] = item["first"].shape
-            if mode == "latent":
-                assert (item["first"].item(), item["last"].item()) == (2.0, 6.0)
-        assert shapes == {"off": (1, 1, 1), "latent": (1, 1, 1), "bank": (4, 1, 1, 1)}
-        item = loss.read_window(WINDOW, lambda kind, _: cells[kind], BASE, framer(encode__tracks="lucas_kanade"))
+        for mode, ends in (("off", (50.0, 60.0)), ("latent", (2.0, 6.0))):
+            item = loss.read_window(WINDOW, reader(CELLS), BASE, framer(conditioning__condition_noise=mode), 0)
+            assert item.keys() == {"mean", "std", "first", "last", "image_embeds"}
+            assert item["mean"].flatten().tolist() == [2, 3, 4, 5, 6]
+            assert (item["first"].item(), item["last"].item()) == ends
+        item = loss.read_window(WINDOW, reader(CELLS), BASE, framer(encode__tracks="lucas_kanade"), 0)
         assert item["tracks"].shape == (5, 2, 2) and item["visible"].dtype == torch.float32
 
 

@@ -121,7 +121,7 @@ def test_code_that_computes_cells_does_not_import_the_parameters_or_the_store() 
     parts = ("encode", "loss", "render", "units", "codec")
     computing += [f"families/{family}/{part}" for family in FAMILIES for part in parts]
     computing += ["families/framer/networks/unet", "families/easyanimate/networks/transformer"]
-    computing += ["training/loop"]
+    computing += ["training/loop", "training/live"]
     for name in computing:
         closure = import_closure(REPOSITORY / f"framelora/{name}.py")
         assert not {path.name for path in closure} & {"params.py", "store.py", "fill.py", "console.py"}, name
@@ -143,16 +143,17 @@ RERUNS = {
     "framelora/media/decode.py": ["extract"],
     "framelora/media/shots.py": ["extract"],
     "framelora/dataset/rules.py": ["captions"],
-    "framelora/media/lossless.py": ["encode", "extract", "pair", "render", "report", "score"],
+    "framelora/media/lossless.py": ["encode", "extract", "pair", "render", "report", "score", "train"],
     "framelora/media/measure.py": ["pair"],
     "framelora/dataset/captions.py": ["captions"],
     "framelora/dataset/sampler.py": ["train"],
-    "framelora/families/framer/encode.py": ["encode"],
+    "framelora/families/framer/encode.py": ["encode", "train"],
     "framelora/families/framer/loss.py": ["train"],
     "framelora/families/framer/render.py": ["render"],
     "framelora/families/framer/codec.py": ["encode", "render", "train"],
     "framelora/families/framer/networks": ["render", "train"],
     "framelora/training/loop.py": ["train"],
+    "framelora/training/live.py": ["train"],
     "framelora/adapters/lora.py": ["render", "train"],
     "framelora/evaluation/metrics.py": ["score"],
     "framelora/evaluation/perceptual.py": ["score"],
@@ -181,6 +182,7 @@ RECOMPUTES = {
     ],
     "framelora/families/easyanimate/encode.py": ["families.easyanimate.encode"],
     "framelora/training/checkpoint.py": ["training.loop"],
+    "framelora/training/live.py": ["training.live"],
     "framelora/adapters/lora.py": ["training.loop", "adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
     "framelora/evaluation/rife.py": ["evaluation.rife"],
@@ -196,6 +198,7 @@ COMPUTING = [
     "media.lossless",
     "media.measure",
     "training.loop",
+    "training.live",
     "adapters.lora",
     "evaluation.baselines",
 ]

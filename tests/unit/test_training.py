@@ -229,7 +229,7 @@ class TestDivergence:
             return type(made)(
                 made.ids,
                 made.shapes,
-                lambda n: {"x": torch.full((4,), math.nan)} if n == 3 and name == "item" else made.read(n),
+                lambda n, seed: {"x": torch.full((4,), math.nan)} if n == 3 and name == "item" else made.read(n, seed),
             )
 
         monkeypatch.setattr(tiny_training, "tiny_items", items)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
-from framelora.families.base import EncodeUnit
+from framelora.families.base import ALL_ROWS, EncodeUnit
 from framelora.families.easyanimate.codec import TextEncoder, load_vae
 from framelora.families.easyanimate.units import read_spec
 
@@ -51,8 +51,13 @@ class Encoder:
         return TextEncoder(self.base, self.params.encode.max_sequence_length, self.device)
 
     @torch.no_grad()
-    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8] | None) -> dict[str, Tensor]:
+    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8] | None, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
         """Encode a caption, or a unit's frames `[F, H, W, 3]`.
+
+        Args:
+            unit: what is encoded.
+            frames: all of the unit; None for a caption.
+            rows: all of them: clips and captions are encoded whole.
 
         Returns:
             For `text`: `embeds` `[L, D]`. For `latents`: `mean` and `std` `[C, f, h, w]` of the VAE's posterior. For
@@ -62,6 +67,7 @@ class Encoder:
         Raises:
             ValueError: a caption is too long for the encoder.
         """
+        assert rows == ALL_ROWS
         if unit.kind == "text":
             truncate = self.params.encode.long_captions == "truncate"
             tensors = {"embeds": self.text_encoder.embed(unit.text, truncate=truncate)}

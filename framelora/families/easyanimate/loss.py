@@ -1,4 +1,4 @@
-"""EasyAnimate's training objective on cached latents: flow matching, as its own trainer has it (`loss_type flow`).
+"""EasyAnimate's training objective on latents: flow matching, as its own trainer has it (`loss_type flow`).
 
 x_t = (1 - sigma) x + sigma eps, and the transformer predicts eps - x. Sigmas are those of the base's scheduler.
 """
@@ -27,7 +27,6 @@ from framelora.families.easyanimate.units import (
     clip_unit,
     is_static,
     mask_bank,
-    masked_details,
     masked_unit,
     read_spec,
 )
@@ -46,13 +45,20 @@ def lora_targets(denoiser: torch.nn.Module) -> list[str]:
     return linear_layers(denoiser)
 
 
-def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate) -> dict[str, Tensor]:
-    """One training item from cached cells.
+def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate, seed: int) -> dict[str, Tensor]:
+    """One training item.
+
+    Args:
+        window: the window.
+        read: gives its units' tensors.
+        base: folder of the base model.
+        params: the family's parameters.
+        seed: on an inpaint base, decides which masked video of the bank is read.
 
     Returns:
         `mean` and `std` `[C, f, h, w]`: posterior of the clip's latents, of a static clip its one frame's repeated;
         `text` and `empty` `[L, D]`: embeddings of its caption and of the empty one; on an inpaint base `masked`
-        `[M, 1 + C, f, h, w]`: mask and masked-video latents of each of the bank's draws. All fp32, not scaled.
+        `[1 + C, f, h, w]`: mask and latents of the masked video. All fp32, not scaled.
     """
     spec = read_spec(base)
     static = is_static("train", params)
@@ -62,8 +68,10 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate)
         frames = spec.latent_frames(window.num_frames)
         item = {name: tensor.expand(-1, frames, -1, -1) for name, tensor in item.items()}
     item |= {"text": read("text", window.content_id)["embeds"], "empty": read("text", EMPTY)["embeds"]}
-    if details := masked_details(window, "train", base, params):
-        item["masked"] = torch.stack([read(*masked_unit(window, static, detail))["masked"] for detail in details])
+    if spec.inpaint:
+        bank = mask_bank(params.conditioning, window.num_frames)
+        detail = bank[draw_masked(seed, bank, params).place][1]
+        item["masked"] = read(*masked_unit(window, static, detail))["masked"]
     return {name: tensor.float() for name, tensor in item.items()}
 
 
@@ -75,17 +83,41 @@ class Draws:
     noise: Tensor  # latent shape
     timestep: Tensor  # in [0, 1): place in the scheduler's list
     drop_caption: bool
-    masked: int  # which of the bank's masked videos; 0 on a text-to-video base
-    zero_masked: bool
 
 
-def draw(seed: int, shape: torch.Size, bank: list[tuple[str, str]], params: EasyAnimate) -> Draws:
+@dataclass(frozen=True)
+class MaskDraw:
+    """What an item of an inpaint base is given."""
+
+    place: int  # of the masked video in the bank
+    zeroed: bool  # whether it is given nothing instead
+
+
+def draw_masked(seed: int, bank: list[tuple[str, str]], params: EasyAnimate) -> MaskDraw:
+    """Draw a masked video: a function of the item's seed, without its latents, so that one is read and no other.
+
+    Args:
+        seed: the item's seed.
+        bank: the masked videos to choose from (`units.mask_bank`).
+        params: the family's parameters.
+    """
+    generator = torch.Generator().manual_seed(draw_seed(seed, "easyanimate", "masked"))
+    mode, member, zero = torch.rand(3, generator=generator).tolist()
+    modes = [name for name, _ in bank]
+    weights = params.conditioning.mask_modes.model_dump()
+    chosen = pick(mode, {name: weights[name] for name in sorted(set(modes))})
+    places = [place for place, name in enumerate(modes) if name == chosen]
+    return MaskDraw(
+        places[int(member * len(places))], chosen == ALL_MASKED and zero < params.objective.zeroed_all_masked_prob
+    )
+
+
+def draw(seed: int, shape: torch.Size, params: EasyAnimate) -> Draws:
     """Draw an item's random numbers; all are functions of its seed.
 
     Args:
         seed: the item's seed.
         shape: its latents' `[C, f, h, w]`.
-        bank: the masked videos to choose from (`units.mask_bank`); empty on a text-to-video base.
         params: the family's parameters.
     """
     objective = params.objective
@@ -103,19 +135,8 @@ def draw(seed: int, shape: torch.Size, bank: list[tuple[str, str]], params: Easy
         mode_scale=objective.mode_scale,
         generator=generator,
     )[0]
-    caption, mode, member, zero = torch.rand(4, generator=generator).tolist()
-    modes = [name for name, _ in bank]
-    weights = params.conditioning.mask_modes.model_dump()
-    chosen = pick(mode, {name: weights[name] for name in sorted(set(modes))}) if bank else ""
-    places = [place for place, name in enumerate(modes) if name == chosen] or [0]
-    return Draws(
-        posterior_noise,
-        noise,
-        timestep,
-        caption < objective.caption_dropout_prob,
-        places[int(member * len(places))],
-        chosen == ALL_MASKED and zero < objective.zeroed_all_masked_prob,
-    )
+    caption = torch.rand((), generator=generator).item()
+    return Draws(posterior_noise, noise, timestep, caption < objective.caption_dropout_prob)
 
 
 def noise_level(quantile: float, params: EasyAnimate) -> float:
@@ -162,9 +183,7 @@ def loss(
     """
     spec, scheduler, objective = read_spec(base), load_scheduler(base), params.objective
     device, shape = batch["mean"].device, batch["mean"].shape[1:]
-    num_frames = (shape[1] - 1) * spec.temporal_ratio + 1
-    bank = mask_bank(params.conditioning, num_frames) if spec.inpaint else []
-    draws = [draw(seed, shape, bank, params) for seed in seeds]
+    draws = [draw(seed, shape, params) for seed in seeds]
     posterior_noise, noise = (
         torch.stack([getattr(item, name) for item in draws]).to(device) for name in ("posterior_noise", "noise")
     )
@@ -179,9 +198,10 @@ def loss(
     dropped = torch.tensor([item.drop_caption and levels is None for item in draws], device=device).view(-1, 1, 1)
     conditioning = {}
     if spec.inpaint:
-        keep = torch.tensor([not item.zero_masked for item in draws], device=device).view(-1, 1, 1, 1, 1)
-        masked = torch.stack([videos[item.masked] for videos, item in zip(batch["masked"], draws, strict=True)])
-        conditioning["inpaint_latents"] = masked * spec.scaling_factor * keep
+        bank = mask_bank(params.conditioning, (shape[1] - 1) * spec.temporal_ratio + 1)
+        zeroed = [draw_masked(seed, bank, params).zeroed for seed in seeds]
+        keep = ~torch.tensor(zeroed, device=device).view(-1, 1, 1, 1, 1)
+        conditioning["inpaint_latents"] = batch["masked"] * spec.scaling_factor * keep
     prediction = transformer(
         (1 - sigmas) * x + sigmas * noise,
         scheduler.timesteps[places].to(device),

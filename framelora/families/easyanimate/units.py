@@ -232,6 +232,37 @@ def unit_inputs(unit: EncodeUnit, params: EasyAnimate) -> dict[str, Any]:
     return {"dtype": params.encode.dtype}
 
 
+def train_inputs(base: Path, params: EasyAnimate, steered: bool) -> dict[str, Any]:
+    """Parameters that change what is learned, besides those in the cells' bytes.
+
+    Args:
+        base: folder of the base model: only an inpaint base draws masks.
+        params: the family's parameters.
+        steered: whether a ControlNet takes part; this family has none.
+    """
+    conditioning, objective = params.conditioning, params.objective
+    weights = {mode: weight for mode, weight in conditioning.mask_modes.model_dump().items() if weight}
+    inpaint = read_spec(base).inpaint
+    masks: dict[str, Any] = {"modes": weights}
+    if "first_frames" in weights:
+        masks["first_frames"] = sorted(set(conditioning.first_frames))
+    if "both_ends" in weights:
+        masks["both_ends"] = sorted(set(conditioning.both_ends))
+    if weights.keys() - {ALL_MASKED, "first_frames", "both_ends"}:
+        masks["draws"] = conditioning.pixel_draws
+    unused = {
+        "logit_normal": {"mode_scale"},
+        "mode": {"logit_mean", "logit_std"},
+    }.get(objective.weighting_scheme, {"logit_mean", "logit_std", "mode_scale"})
+    if not (inpaint and ALL_MASKED in weights):
+        unused = unused | {"zeroed_all_masked_prob"}
+    return {
+        "static_clips": conditioning.static_clips,
+        "masks": masks if inpaint else None,
+        "objective": objective.model_dump(exclude=unused),
+    }
+
+
 def render_inputs(params: EasyAnimate) -> list[dict[str, Any]]:
     """Parameters that change a render's bytes."""
     return [params.conditioning.model_dump(), params.render.model_dump()]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
-from framelora.families.base import EncodeUnit
+from framelora.families.base import ALL_ROWS, EncodeUnit
 from framelora.families.framer.codec import clip_pixels, condition_latents, load_image_encoder, load_vae, to_signed
 
 if TYPE_CHECKING:
@@ -35,8 +35,13 @@ class Encoder:
         self.image_encoder = encoder.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8] | None) -> dict[str, Tensor]:
+    def encode(self, unit: EncodeUnit, frames: NDArray[np.uint8] | None, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
         """Encode a unit's frames `[F, H, W, 3]`.
+
+        Args:
+            unit: what is made of them.
+            frames: all of the unit.
+            rows: which frames of `latents`, or draws of `noisy_ends`, are wanted.
 
         Returns:
             For `latents`: `mean` and `std` `[F, C, h, w]` of the VAE's posterior, not scaled by its scaling factor.
@@ -50,10 +55,11 @@ class Encoder:
             return track_points(frames, self.params.encode.track_points)
         pixels = to_signed(frames).to(self.device)
         if unit.kind == "latents":
-            parts = [self.vae.encode(batch).latent_dist for batch in pixels.split(self.params.encode.vae_batch)]
+            batches = pixels[rows].split(self.params.encode.vae_batch)
+            parts = [self.vae.encode(batch).latent_dist for batch in batches]
             tensors = {"mean": torch.cat([part.mean for part in parts]), "std": torch.cat([part.std for part in parts])}
         elif unit.kind == "noisy_ends":
-            tensors = self.noisy_ends(pixels, sha256(frames.tobytes()))
+            tensors = self.noisy_ends(pixels, sha256(frames.tobytes()), rows)
         else:
             # The noise is the frame's own: a function of its pixels, whatever window it ends.
             generator = torch.Generator().manual_seed(draw_seed("condition-noise", sha256(frames.tobytes())))
@@ -66,18 +72,18 @@ class Encoder:
         dtype = DTYPES[self.params.encode.dtype]
         return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
-    def noisy_ends(self, pixels: Tensor, digest: str) -> dict[str, Tensor]:
-        """The bank of one frame `[1, 3, H, W]`: each draw is a function of the frame, its number and the seed."""
+    def noisy_ends(self, pixels: Tensor, digest: str, rows: slice) -> dict[str, Tensor]:
+        """Draws of one frame's `[1, 3, H, W]` bank: each is a function of the frame, its number and the seed."""
         told = self.params.conditioning
         sigmas = stratified_sigmas(
             told.condition_noise_draws, told.condition_noise_log_mean, told.condition_noise_log_std
         )
         latents = []
-        for number, sigma in enumerate(sigmas):
+        for number, sigma in list(enumerate(sigmas))[rows]:
             seed = draw_seed("condition-noise", told.condition_noise_seed, digest, number)
             noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
             latents.append(condition_latents(self.vae, pixels, noise, sigma))
-        return {"condition_latents": torch.cat(latents), "sigmas": torch.tensor(sigmas)}
+        return {"condition_latents": torch.cat(latents), "sigmas": torch.tensor(sigmas[rows])}
 
     def clip_pixels(self, pixels: Tensor) -> Tensor:
         """Prepare frames `[F, 3, H, W]` in [-1, 1] for this base's CLIP."""

@@ -1,4 +1,4 @@
-"""Framer's training objective on cached latents: EDM with v-prediction, as Stable Video Diffusion was trained.
+"""Framer's training objective on latents: EDM with v-prediction, as Stable Video Diffusion was trained.
 
 Formulas: Karras et al. 2022 (arXiv 2206.00364, table 1) with sigma_data = 1 and SVD's c_noise = log(sigma) / 4; the
 constants are those of SVD_Xtend's train_svd.py.
@@ -53,31 +53,37 @@ def lora_targets(denoiser: torch.nn.Module) -> tuple[str, ...]:
     return DEFAULT_LORA_TARGETS
 
 
-def read_window(window: Window, read: ReadUnit, base: Path, params: Framer) -> dict[str, Tensor]:
-    """One training item from cached cells.
+def read_window(window: Window, read: ReadUnit, base: Path, params: Framer, seed: int) -> dict[str, Tensor]:
+    """One training item.
+
+    Args:
+        window: the window.
+        read: gives its units' tensors.
+        base: folder of the base model; it counts for other families only.
+        params: the family's parameters.
+        seed: with `condition_noise: bank`, decides which draw of the bank is read. One for both ends, since the UNet is
+            told one strength.
 
     Returns:
         `mean` and `std` `[F, C, h, w]`: posterior of the frames' latents; `first` and `last` `[C, h, w]`: condition
-        latents of the ends; `image_embeds` `[2, D]`: CLIP embeddings of the ends. All fp32. With
-        `condition_noise: bank` `first` and `last` are `[K, C, h, w]` and `condition_sigmas` `[K]` their strengths; with
-        `latent` they are clean. With tracks `tracks` `[F, P, 2]` in pixels, and `visible` `[F, P]`.
+        latents of the ends, with `condition_noise: latent` clean ones; `image_embeds` `[2, D]`: CLIP embeddings of the
+        ends. With `bank` `condition_sigma` `[]`, the strength of the ends' noise. With tracks `tracks` `[F, P, 2]` in
+        pixels, and `visible` `[F, P]`. All fp32.
     """
-    frames = slice(window.start_frame, window.end_frame + 1)
-    latents = read("latents", window.start_shot)
+    latents = read("latents", window.start_shot, slice(window.start_frame, window.end_frame + 1))
     units = [end_unit(shot, frame) for shot, frame in window.ends]
     ends = [read("ends", unit) for unit in units]
-    item = {
-        "mean": latents["mean"][frames],
-        "std": latents["std"][frames],
-        "image_embeds": torch.stack([end["image_embeds"] for end in ends]),
-    }
-    mode = params.conditioning.condition_noise
-    if mode == "latent":
+    item = {**latents, "image_embeds": torch.stack([end["image_embeds"] for end in ends])}
+    told = params.conditioning
+    if told.condition_noise == "latent":
         item |= {"first": item["mean"][0], "last": item["mean"][-1]}
+    elif told.condition_noise == "off":
+        item |= {"first": ends[0]["condition_latents"], "last": ends[1]["condition_latents"]}
     else:
-        told = ends if mode == "off" else [read("noisy_ends", unit) for unit in units]
-        item |= {"first": told[0]["condition_latents"], "last": told[1]["condition_latents"]}
-        item |= {} if mode == "off" else {"condition_sigmas": told[0]["sigmas"]}
+        number = int(torch.randint(told.condition_noise_draws, (), generator=condition_generator(seed)))
+        first, last = (read("noisy_ends", unit, slice(number, number + 1)) for unit in units)
+        item |= {"first": first["condition_latents"][0], "last": last["condition_latents"][0]}
+        item["condition_sigma"] = first["sigmas"][0]
     if params.encode.tracks != "none":
         item |= read("tracks", window.pair)
     return {name: tensor.float() for name, tensor in item.items()}
@@ -161,17 +167,14 @@ def draw(seed: int, shape: torch.Size, params: Framer) -> tuple[Tensor, Tensor, 
 def noisy_ends(batch: dict[str, Tensor], seeds: Sequence[int], params: Framer) -> tuple[Tensor, Tensor, Tensor]:
     """Condition latents of first and last frame `[B, C, h, w]`, and the strength of their noise `[B]`.
 
-    One strength for both ends of a clip, since the UNet is told one; a function of the item's seed.
+    One strength for both ends of a clip, since the UNet is told one. Those of the bank were drawn by `read_window`.
     """
     first, last, told = batch["first"], batch["last"], params.conditioning
     if told.condition_noise == "off":
         return first, last, torch.full((len(seeds),), told.noise_aug_strength)
-    generators = [torch.Generator().manual_seed(draw_seed(seed, "framer", "condition")) for seed in seeds]
     if told.condition_noise == "bank":
-        chosen = [int(torch.randint(first.shape[1], (), generator=generator)) for generator in generators]
-        rows = torch.arange(len(seeds), device=first.device)
-        numbers = torch.tensor(chosen, device=first.device)
-        return first[rows, numbers], last[rows, numbers], batch["condition_sigmas"][rows, numbers]
+        return first, last, batch["condition_sigma"]
+    generators = [condition_generator(seed) for seed in seeds]
     normals = torch.stack([torch.randn((), generator=generator) for generator in generators])
     strengths = (told.condition_noise_log_mean + told.condition_noise_log_std * normals).exp()
     noisy = []
@@ -180,6 +183,11 @@ def noisy_ends(batch: dict[str, Tensor], seeds: Sequence[int], params: Framer) -
         spread = latents.std(dim=(1, 2, 3), keepdim=True) * strengths.view(-1, 1, 1, 1).to(latents.device)
         noisy.append(latents + spread * noise.to(latents.device))
     return noisy[0], noisy[1], strengths
+
+
+def condition_generator(seed: int) -> torch.Generator:
+    """Where an item's condition noise comes from."""
+    return torch.Generator().manual_seed(draw_seed(seed, "framer", "condition"))
 
 
 def hints(batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: Framer) -> Tensor:

@@ -92,6 +92,28 @@ def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
     return {"noise_aug_strength": conditioning.noise_aug_strength, "dtype": encode.dtype}
 
 
+def train_inputs(base: Path, params: Framer, steered: bool) -> dict[str, Any]:
+    """Parameters that change what is learned, besides those in the cells' bytes.
+
+    Args:
+        base: folder of the base model; it counts for other families only.
+        params: the family's parameters.
+        steered: whether a ControlNet takes part.
+    """
+    told, objective = params.conditioning, params.objective
+    noise: dict[str, Any] = {
+        "bank": {"draws": told.condition_noise_draws},
+        "latent": {"law": [told.condition_noise_log_mean, told.condition_noise_log_std]},
+        "off": {"strength": told.noise_aug_strength},
+    }
+    points = {"control_points_max", "control_point_dropout", "heatmap_side"}
+    return {
+        "told": [told.fps, told.motion_bucket_id],
+        "condition_noise": [told.condition_noise, noise[told.condition_noise]],
+        "objective": objective.model_dump(exclude=set() if steered else points),
+    }
+
+
 def render_inputs(params: Framer) -> list[dict[str, Any]]:
     """Parameters that change a render's bytes: not those of the condition noise in training."""
     told = params.conditioning.model_dump(include={"fps", "motion_bucket_id", "noise_aug_strength"})
