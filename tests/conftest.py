@@ -195,6 +195,22 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def losses_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
+    """A function that trains a project in this process, with changed parameters, and gives all losses it measured."""
+
+    def losses(project: Project, **values: Any) -> list[float]:
+        from stages import train
+
+        project.set(**values)
+        monkeypatch.chdir(project.root)
+        train.main()
+        history = json.loads((project.root / "models/checkpoints/final/state/state.json").read_text())["history"]
+        return [value for row in history for name, value in row.items() if "loss" in name]
+
+    return losses
+
+
+@pytest.fixture
 def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A function that makes building any of some networks fail for the rest of the test."""
 

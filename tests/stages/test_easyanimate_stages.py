@@ -11,6 +11,7 @@ import transformers
 from conftest import Project
 from easyanimate_base import make_base
 
+from framelora.families.easyanimate import encode
 from framelora.files import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("easyanimate")]
@@ -48,6 +49,25 @@ def test_training_builds_no_encoder(
     monkeypatch.chdir(switched.root)
     train.main()
     assert Path("models/adapter/adapter_model.safetensors").is_file()
+
+
+def test_cached_training_has_the_losses_of_live_training(
+    switched: Project, losses_of: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips, captions and masked videos, drawn ones among them, come out of the encoders as out of the cells."""
+    switched.set(train__max_train_steps=20, easyanimate__conditioning__mask_modes__pixels=0.5)
+    switched.stage("encode")
+    cached = losses_of(switched, train__latents="cached")
+    live = losses_of(switched, train__latents="live")
+    assert len(live) >= 20 + 2
+    assert live == pytest.approx(cached, rel=1e-5)
+
+    real = encode.add_noise  # another draw of the noise on what is kept of a masked video
+    monkeypatch.setattr(encode, "add_noise", lambda clip, seed, sigma: real(clip, seed + 1, sigma))
+    wrong = losses_of(switched, train__max_train_steps=1)
+    assert wrong[:5] != pytest.approx(cached[:5], rel=1e-5)
+    switched.set(train__latents="cached", train__max_train_steps=2, easyanimate__conditioning__mask_modes__pixels=0.0)
+    switched.stage("encode")
 
 
 def test_a_new_weight_renders_only_that_weight_and_zero_is_the_base(switched: Project) -> None:

@@ -17,6 +17,9 @@ import transformers
 from conftest import Project
 from safetensors import safe_open
 
+from framelora.families.base import ALL_ROWS
+from framelora.training.live import LiveReader
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train")]
 
 STEPS = 6
@@ -74,24 +77,28 @@ def test_the_adapter_is_a_peft_folder_that_learned_and_names_its_cell(encoded: P
     assert (config["peft_type"], config["lora_dropout"]) == ("LORA", 0.1)
 
 
-@pytest.mark.parametrize("wait_for", [2, 4])
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(encoded: Project, wait_for: int) -> None:
-    whole = adapter_of(encoded)
-    curves = (encoded.root / "reports/train/loss.tsv").read_bytes()
-    forget_the_run(encoded)
+def killed_after(project: Project, step: int) -> None:
+    """Train until the checkpoint of a step is there, then kill the process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stages.train"], cwd=encoded.root, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        [sys.executable, "-m", "stages.train"], cwd=project.root, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list((encoded.root / ".state").glob(f"*/checkpoint-{wait_for:08d}")):
+    while not list((project.root / ".state").glob(f"*/checkpoint-{step:08d}")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list((encoded.root / ".cells/train/adapter").rglob("*.cell"))
+    assert not list((project.root / ".cells/train/adapter").rglob("*.cell"))
 
+
+@pytest.mark.parametrize("wait_for", [2, 4])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(encoded: Project, wait_for: int) -> None:
+    whole = adapter_of(encoded)
+    curves = (encoded.root / "reports/train/loss.tsv").read_bytes()
+    forget_the_run(encoded)
+    killed_after(encoded, wait_for)
     run = encoded.stage("train")
     assert run.computed["train/adapter"] == 1
     assert f"going on from step {wait_for}" in run.stderr
@@ -123,6 +130,43 @@ def test_bf16_trains_with_an_fp32_adapter(encoded: Project) -> None:
     encoded.stage("train")
     with safe_open(encoded.root / "models/adapter/adapter_model.safetensors", "pt") as file:
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float32"}  # noqa: SIM118
+
+
+def test_cached_training_has_the_losses_of_live_training(
+    encoded: Project, losses_of: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same draws, bank and micro-batches: what differs is which frames the VAE saw together."""
+    encoded.set(framer__conditioning__condition_noise="bank", train__mixed_precision="no", train__max_train_steps=20)
+    encoded.stage("encode")
+    cached = losses_of(encoded, train__latents="cached")
+    live = losses_of(encoded, train__latents="live")
+    assert len(live) >= 20 + 2
+    assert live == pytest.approx(cached, rel=1e-5)
+
+    real = LiveReader.read
+    monkeypatch.setattr(  # the same frames, one row later: of the bank, or of the shot
+        LiveReader, "read", lambda self, kind, unit, rows=ALL_ROWS: real(self, kind, unit, later(rows))
+    )
+    wrong = losses_of(encoded, train__max_train_steps=2)
+    assert wrong[:3] != pytest.approx(cached[:3], rel=1e-3)
+    encoded.set(framer__conditioning__condition_noise="off", train__latents="cached", train__max_train_steps=STEPS)
+    encoded.stage("encode")
+
+
+def later(rows: slice) -> slice:
+    return rows if rows == ALL_ROWS else slice(rows.start - 1, rows.stop - 1) if rows.start else rows
+
+
+def test_live_training_goes_on_after_a_kill_in_the_same_bytes(encoded: Project) -> None:
+    """The encoders are built again in the middle of a run: that draws nothing from what the run draws."""
+    encoded.set(train__latents="live", adapter__dropout=0.3, train__max_train_steps=4)
+    encoded.stage("train")
+    whole = adapter_of(encoded)
+    forget_the_run(encoded)
+    killed_after(encoded, 2)
+    assert "going on from step 2" in encoded.stage("train").stderr
+    assert adapter_of(encoded) == whole
+    encoded.set(train__latents="cached", adapter__dropout=0.1, train__max_train_steps=STEPS)
 
 
 def test_two_runs_of_one_cell_wait_for_each_other(encoded: Project) -> None:
