@@ -1,6 +1,6 @@
 # make demo: environment, pipeline on the demo clips, metrics. make test: environment, the whole test suite.
 .DELETE_ON_ERROR:
-.PHONY: setup demo repro sweep preflight lint test test-nightly clean
+.PHONY: setup demo repro sweep bench-objective preflight lint test test-nightly clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,6 +31,10 @@ demo: repro
 # Rank by learning rate on the demo: latents and base renders are computed once. Needs a commit to stand on.
 sweep: repro
 	framelora sweep adapter.rank=4,8 train.learning_rate=1e-3,5e-3
+
+# The FramerTurbo guide's training objective against ours on the demo's clips, in a few minutes.
+bench-objective: setup
+	python benchmarks/objective.py
 
 lint: setup
 	ruff check .

@@ -1,4 +1,4 @@
-"""A copy of this repository's pipeline in a temporary folder, for benchmarks that train and render on the demo's clips."""
+"""A copy of this repository's pipeline in a temporary folder, for benchmarks on the demo's clips."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training on cached latents against encoding in every step, and against the denoiser and its optimizer alone.
 
-python benchmarks/train_cached_vs_live.py [--rounds 5] [--steps 8] [--bucket 96x64] [--base bases/tiny-framer]
+python benchmarks/train_cached_vs_live.py [--rounds 5] [--steps 8] [--bucket 96x64] [--batch 2] [--base BASE]
 
 Three loops on the demo's clips, in turn, each in a fresh interpreter: `cached` and `live` are the train stage's own
 session under `train.latents`, with the same model, data and draws and no validation; `alone` is nothing but the
@@ -80,7 +80,9 @@ def random_loop(session: Any, items: Any, steps: int, times: list[float]) -> Non
     networks.train()
     seeds = list(range(batch_size))
     calls: list[Any] = []
-    hook = networks["unet"].register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    hook = networks["unet"].register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
     with torch.no_grad():
         session.loss(networks, items.batch([0] * batch_size, seeds, torch.device("cpu")), seeds, [0.5] * batch_size)
     hook.remove()
@@ -100,6 +102,7 @@ def main(
     rounds: int = 5,
     steps: int = 8,
     bucket: str = "96x64",
+    batch: int = 2,
     base: str = "bases/tiny-framer",
     one: Annotated[str, typer.Option("--measure", help="Measure one loop here, and print it as JSON.")] = "",
 ) -> None:
@@ -107,7 +110,8 @@ def main(
     if one:
         print(json.dumps(measure(one, steps)))
         return
-    values = {"extract.buckets": [bucket], "model.base": base, "framer.conditioning.condition_noise": "bank"}
+    values = {"extract.buckets": [bucket], "model.base": base, "train.train_batch_size": batch}
+    values["framer.conditioning.condition_noise"] = "bank"
     results: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
     with project(values) as folder:
         run_stages(folder, "captions", "extract", "pair", "encode")
@@ -115,7 +119,7 @@ def main(
             for loop in LOOPS:
                 printed = python(folder, str(Path(__file__).resolve()), "--measure", loop, "--steps", str(steps))
                 results[loop].append(json.loads(printed.splitlines()[-1]))
-    print(f"{base} at {bucket}, {steps} steps, medians of {rounds} rounds; in brackets the least and the most")
+    print(f"{base} at {bucket}, batches of {batch}, {steps} steps; medians (least to most) of {rounds} rounds")
     print("loop     steps/s   of alone               peak MiB   of alone   MiB above the start   of alone")
     for loop, runs in results.items():
         cells = []

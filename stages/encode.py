@@ -6,7 +6,6 @@ data/latents_{train,val,test}.parquet (indexes: the latents are cells).
 
 from __future__ import annotations
 
-import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from framelora import files
 from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, Shard, ensure
+from framelora.cells.overlap import ReadAhead
 from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import check_finite, configure_torch, pack
 from framelora.console import UserError, command, warn
@@ -71,13 +71,13 @@ class Encoding:
         self.store = store
         self.shots = shots
         self.units = {cell.key: unit for unit, cell in cells.items()}
-        # Units come ordered by shot, so that each shot is unpacked once.
-        self.frames = functools.lru_cache(maxsize=1)(self.read_frames)
 
     def prepare(self, missing: list[Cell]) -> None:
         """Make sure that the frames of the missing cells are there; build the encoders."""
-        shots = {self.units[cell.key].shot for cell in missing} - {""}
-        ensure(self.store, "extract/frames", self.shots.loc[sorted(shots)].cell, "stages.extract")
+        # Units come ordered by shot, so that each shot is unpacked once, while the one before it is encoded.
+        shots = [shot for cell in missing if (shot := self.units[cell.key].shot)]
+        ensure(self.store, "extract/frames", self.shots.loc[sorted(set(shots))].cell, "stages.extract")
+        self.frames = ReadAhead(self.read_frames, shots)
         family = load_part(self.params.model.family, "encode")
         self.encoder: Any = family.Encoder(Path(self.params.model.base), self.params.family, configure_torch())
 
@@ -88,7 +88,7 @@ class Encoding:
     def compute(self, cell: Cell) -> Computed:
         """Encode one unit. A NaN is an error, never a cell."""
         unit = self.units[cell.key]
-        frames = unit.frames_of(self.frames(unit.shot)) if unit.shot else None
+        frames = unit.frames_of(self.frames.get(unit.shot)) if unit.shot else None
         try:
             tensors = self.encoder.encode(unit, frames)
         except ValueError as error:
@@ -118,7 +118,7 @@ def main(
 
     filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     encoding = Encoding(params, store, shots, cells)
-    filling.fill(list(cells.values()), encoding.compute, encoding.prepare)
+    filling.fill(list(cells.values()), encoding.compute, encoding.prepare, write_behind=True)
     filling.close()
     if shard or fill:
         return

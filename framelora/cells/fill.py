@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from framelora.cells.overlap import WriteBehind
 from framelora.cells.store import Cell, MissingCell, Store, Stored
 from framelora.console import UserError, progress, relative, say, warn
 from framelora.digest import sha256
@@ -59,6 +61,7 @@ class Filling:
         cells: Sequence[Cell],
         compute: Callable[[Cell], Computed],
         prepare: Callable[[list[Cell]], None] | None = None,
+        write_behind: bool = False,
     ) -> None:
         """Compute the missing cells of this shard, one after the other; what is finished is kept whatever comes next.
 
@@ -66,20 +69,29 @@ class Filling:
             cells: the planned cells.
             compute: called for each missing cell; yields that cell, and others that fall out of the same work.
             prepare: called once with the missing cells, if there are any, before the first is computed.
+            write_behind: write cells while the next is computed. Not for a `compute` that goes on after it has yielded
+                and counts on its cells being written.
         """
         mine = [cell for cell in cells if self.shard is None or self.shard.owns(cell.unit)]
         for cell in mine:
             self.planned.setdefault(cell.kind, set()).add(cell.key)
-        missing = [cell for cell in mine if self.store.peek(cell.kind, cell.key) is None]
+        lacking = {cell.key: cell for cell in mine if self.store.peek(cell.kind, cell.key) is None}
+        missing = list(lacking.values())
         if missing and prepare is not None:
             prepare(missing)
-        for cell in progress(missing, missing[0].kind if missing else "", len(missing)):
-            if self.store.peek(cell.kind, cell.key) is not None:  # another process, or an earlier cell's work
-                continue
-            for made, payload, meta in compute(cell):
-                self.store.put(made, payload, meta)
-                self.made.add(made.key)
-                self.planned.setdefault(made.kind, set()).add(made.key)
+        with WriteBehind() as behind:
+            for cell in progress(missing, missing[0].kind if missing else "", len(missing)):
+                if self.store.peek(cell.kind, cell.key) is not None:  # another process, or an earlier cell's work
+                    continue
+                for made, payload, meta in compute(cell):
+                    write = functools.partial(self.keep, made, payload, meta)
+                    behind.put(write) if write_behind else write()
+
+    def keep(self, cell: Cell, payload: bytes, meta: Mapping[str, Any]) -> None:
+        """Write a cell and count it."""
+        self.store.put(cell, payload, meta)
+        self.made.add(cell.key)
+        self.planned.setdefault(cell.kind, set()).add(cell.key)
 
     def gather(self, cells: Iterable[Cell]) -> list[Stored]:
         """The headers of filled cells, in the order given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framelora.cells.fill import Computed, Filling, Shard, ensure
+from framelora.cells.overlap import ReadAhead
 from framelora.cells.store import Cell, MissingCell, Store
 from framelora.console import UserError
 from framelora.source import REPOSITORY
@@ -215,6 +217,86 @@ def test_cells_that_fall_out_of_the_same_work_are_stored_and_counted(
 # Gather
 
 
+class TestWritingBehind:
+    def test_a_cell_is_written_while_the_next_is_computed(
+        self, store: Store, work: Toy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        computing, put = threading.Event(), Store.put
+
+        def slow(self: Store, cell: Cell, *rest: Any) -> Any:
+            assert cell.inputs["n"] > 0 or computing.wait(30), "the next was not begun"
+            return put(self, cell, *rest)
+
+        def compute(cell: Cell) -> Computed:
+            if cell.inputs["n"] == 1:
+                computing.set()
+            return work.compute(cell)
+
+        monkeypatch.setattr(Store, "put", slow)
+        filling = Filling(store, "toy")
+        filling.fill([toy(n) for n in range(4)], compute, write_behind=True)
+        assert [header.meta["n"] for header in filling.gather(toy(n) for n in range(4))] == [0, 1, 2, 3]
+
+    def test_bytes_and_counts_are_those_of_writing_at_once(self, tmp_path: Path, work: Toy) -> None:
+        found = []
+        for name, behind in (("at once", False), ("behind", True)):
+            filling = Filling(Store(tmp_path / name), "toy")
+            filling.fill([toy(n) for n in (0, 1, 1, 2)], work.compute, write_behind=behind)
+            paths = sorted((tmp_path / name).rglob("*.cell"))
+            found.append(([path.read_bytes() for path in paths], filling.made, filling.planned))
+        assert found[0] == found[1]
+        assert work.computed == [0, 1, 2, 0, 1, 2]
+
+    def test_an_error_in_the_middle_keeps_what_is_finished(self, store: Store, work: Toy) -> None:
+        work.fails_at = 3
+        with pytest.raises(RuntimeError, match="gave up"):
+            Filling(store, "toy").fill([toy(n) for n in range(5)], work.compute, write_behind=True)
+        assert [n for n in range(5) if store.peek(KIND, toy(n).key)] == [0, 1, 2]
+
+    @pytest.mark.parametrize("bad", [0, 4])
+    def test_a_write_that_fails_stops_the_stage(
+        self, store: Store, work: Toy, bad: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put = Store.put
+
+        def full(self: Store, cell: Cell, *rest: Any) -> Any:
+            if cell.inputs["n"] == bad:
+                raise UserError("the disk is full")
+            return put(self, cell, *rest)
+
+        monkeypatch.setattr(Store, "put", full)
+        with pytest.raises(UserError, match="full"):
+            Filling(store, "toy").fill([toy(n) for n in range(5)], work.compute, write_behind=True)
+
+
+class TestReadingAhead:
+    def test_the_next_is_loaded_while_one_is_in_use_and_each_once(self) -> None:
+        loaded: dict[str, threading.Event] = {name: threading.Event() for name in "abc"}
+        order: list[str] = []
+
+        def load(name: str) -> str:
+            order.append(name)
+            loaded[name].set()
+            return name.upper()
+
+        ahead = ReadAhead(load, ["a", "a", "b", "c"])
+        assert ahead.get("a") == "A"
+        assert loaded["b"].wait(30)
+        assert not loaded["c"].is_set()
+        assert [ahead.get(name) for name in ("a", "b", "b", "c")] == ["A", "B", "B", "C"]
+        assert order == ["a", "b", "c"]
+
+    def test_what_another_process_has_done_may_be_left_out(self) -> None:
+        ahead = ReadAhead(str.upper, ["a", "b", "c", "d"])
+        assert [ahead.get(name) for name in ("a", "d")] == ["A", "D"]
+
+    def test_an_error_comes_when_the_thing_is_asked_for(self) -> None:
+        ahead = ReadAhead(lambda name: 1 // (ord(name) - ord("b")), ["a", "b"])
+        assert ahead.get("a") == -1
+        with pytest.raises(ZeroDivisionError):
+            ahead.get("b")
+
+
 def test_gather_gives_the_headers_in_the_order_asked_for(store: Store, work: Toy) -> None:
     cells = [toy(n) for n in (3, 1, 2)]
     filling = Filling(store, "toy")
@@ -287,6 +369,7 @@ PRODUCER = """
 import sys
 from pathlib import Path
 from framelora.cells.fill import Filling
+from framelora.cells.overlap import ReadAhead
 from framelora.cells.store import Cell, open_store
 
 assert sys.argv[1:] == ["--fill"]
