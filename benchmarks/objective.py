@@ -1,6 +1,6 @@
 """The FramerTurbo guide's training objective against ours: same data, budget, base and draws, same test pairs.
 
-python benchmarks/objective.py [--steps 30] [--clips 6] [--learning-rate 5e-3] [--base bases/tiny-framer]
+python benchmarks/objective.py [--steps 30] [--learning-rate 5e-3] [--base bases/tiny-framer]
 
 The guide trains a base of the EDM kind as if it were a DDPM (its `train_lora.py`): integer timesteps of a DDPM schedule
 with SVD's betas, the noise as target, no preconditioning; condition latents that are posterior samples multiplied by
@@ -14,7 +14,6 @@ params.yaml's. The guide's noise offset is left out.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,7 +107,6 @@ def scores(folder: Path) -> dict[str, float]:
 
 def main(
     steps: int = 30,
-    clips: int = 6,
     learning_rate: float = 5e-3,
     base: str = "bases/tiny-framer",
     guide: Annotated[bool, typer.Option(help="Train with the guide's objective in this project.")] = False,
@@ -128,12 +126,6 @@ def main(
         "pair.stride": 5,
     }
     with project(values) as folder:
-        for path in sorted((folder / "data/demo/clips").glob("*.mp4"))[clips:]:
-            path.unlink()
-        shutil.rmtree(folder / "data/demo/pairs")
-        rows = json.loads((folder / "data/demo/metadata.json").read_text())
-        kept = [row for row in rows if (folder / "data/demo" / row["file_path"]).exists()]
-        (folder / "data/demo/metadata.json").write_text(json.dumps(kept))
         run_stages(folder, "captions", "extract", "pair", "encode", "train")
         ours = scores(folder)
         python(folder, str(Path(__file__).resolve()), "--guide")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def project(values: Mapping[str, Any]) -> Iterator[Path]:
+def project(values: Mapping[str, Any], clips: Collection[str] = ()) -> Iterator[Path]:
     """Copy code, bases and demo clips, and change parameters.
 
     Args:
         values: parameters by their dotted names.
+        clips: names of the clips to keep, without ending; none: all, and the image pairs.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -30,7 +32,19 @@ def project(values: Mapping[str, Any]) -> Iterator[Path]:
             shutil.copytree(ROOT / part, folder / part)
         shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
         set_params(folder, values)
+        if clips:
+            keep_clips(folder / "data/demo", clips)
         yield folder
+
+
+def keep_clips(demo: Path, clips: Collection[str]) -> None:
+    """Thin a demo folder out to some clips."""
+    shutil.rmtree(demo / "pairs")
+    for path in demo.glob("clips/*"):
+        if path.stem not in clips:
+            path.unlink()
+    rows = json.loads((demo / "metadata.json").read_text())
+    (demo / "metadata.json").write_text(json.dumps([row for row in rows if (demo / row["file_path"]).exists()]))
 
 
 def set_params(folder: Path, values: Mapping[str, Any]) -> None:

@@ -5,12 +5,14 @@ python benchmarks/train_cached_vs_live.py [--rounds 5] [--steps 8] [--bucket 96x
 Three loops on the demo's clips, in turn, each in a fresh interpreter: `cached` and `live` are the train stage's own
 session under `train.latents`, with the same model, data and draws and no validation; `alone` is nothing but the
 denoiser, its gradient, clipping and torch's AdamW on one batch of random tensors that are there before it begins. For
-each: steps a second (median interval of a run, median of the rounds) and the peak of resident memory (VmHWM), also less
-what the process had before a network was built. Ratios are taken round by round.
+each: steps a second (median interval of a run, median of the rounds), CPU seconds a step (which other work on the
+machine moves less), and the peak of resident memory (VmHWM), also less what the process had before a network was built.
+Ratios are taken round by round.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import tempfile
@@ -22,6 +24,13 @@ import typer
 from project import project, python, run_stages
 
 LOOPS = ("alone", "cached", "live")
+COLUMNS = (
+    ("rate", "steps a second", 1, 3),
+    ("cpu", "CPU seconds a step", 1, 3),
+    ("peak", "peak memory, MiB", 2**20, 0),
+    ("more", "peak memory above the start, MiB", 2**20, 0),
+)
+CLIPS = ("bunny_wakes", "bunny_stands_up", "bunny_scratches_head", "cloud_over_trees")  # two are dealt to train
 WARM_UP = 2  # steps that are not timed
 
 
@@ -45,6 +54,7 @@ def measure(loop: str, steps: int) -> dict[str, Any]:
     params = params.model_copy(update={"train": train})
     run = Run(params, open_store(), configure_torch().type)
     times: list[float] = []
+    used: list[float] = []
     losses: list[float] = []
 
     class Timed(Session):
@@ -54,6 +64,7 @@ def measure(loop: str, steps: int) -> dict[str, Any]:
             value = super().loss(networks, batch, seeds, levels)
             if levels is None:
                 times.append(time.perf_counter())
+                used.append(time.process_time())
                 losses.append(value.mean().item())
             return value
 
@@ -61,17 +72,20 @@ def measure(loop: str, steps: int) -> dict[str, Any]:
         session = Timed(params, run.family, run.base, Path(folder) / "logs")
         before = peak_resident()
         if loop == "alone":
-            random_loop(session, run.items["train"], steps, times)
+            random_loop(session, run.items["train"], steps, times, used)
         else:
             nothing = Items([], [], run.items["train"].read)
             checkpoints = Checkpoints(Path(folder) / "state")
             session.train({"train": run.items["train"], "val": nothing}, checkpoints, None, {})
-    intervals = [after - begin for begin, after in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)]
+    seconds, cpu = (
+        statistics.median(after - begin for begin, after in itertools.pairwise(clock[WARM_UP:]))
+        for clock in (times, used)
+    )
     peak = peak_resident()
-    return {"rate": 1 / statistics.median(intervals), "peak": peak, "more": peak - before, "losses": losses}
+    return {"rate": 1 / seconds, "cpu": cpu, "peak": peak, "more": peak - before, "losses": losses}
 
 
-def random_loop(session: Any, items: Any, steps: int, times: list[float]) -> None:
+def random_loop(session: Any, items: Any, steps: int, times: list[float], used: list[float]) -> None:
     """The denoiser and its optimizer alone, on random tensors of the shapes that the objective calls it with."""
     import torch
 
@@ -92,6 +106,7 @@ def random_loop(session: Any, items: Any, steps: int, times: list[float]) -> Non
     for _ in range(steps):
         value = networks["unet"](*args, **kwargs).sample.float().square().mean()
         times.append(time.perf_counter())
+        used.append(time.process_time())
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, params.max_grad_norm)
         optimizer.step()
@@ -113,21 +128,20 @@ def main(
     values = {"extract.buckets": [bucket], "model.base": base, "train.train_batch_size": batch}
     values["framer.conditioning.condition_noise"] = "bank"
     results: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
-    with project(values) as folder:
+    with project(values, CLIPS) as folder:
         run_stages(folder, "captions", "extract", "pair", "encode")
         for _ in range(rounds):
             for loop in LOOPS:
                 printed = python(folder, str(Path(__file__).resolve()), "--measure", loop, "--steps", str(steps))
                 results[loop].append(json.loads(printed.splitlines()[-1]))
     print(f"{base} at {bucket}, batches of {batch}, {steps} steps; medians (least to most) of {rounds} rounds")
-    print("loop     steps/s   of alone               peak MiB   of alone   MiB above the start   of alone")
-    for loop, runs in results.items():
-        cells = []
-        for name, scale, digits in (("rate", 1, 2), ("peak", 2**20, 0), ("more", 2**20, 0)):
+    for name, title, scale, digits in COLUMNS:
+        print(f"{title}:")
+        for loop, runs in results.items():
             ratios = [run[name] / alone[name] for run, alone in zip(runs, results["alone"], strict=True)]
-            cells.append(f"{statistics.median(run[name] for run in runs) / scale:.{digits}f}")
-            cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-        print(f"{loop:7}  " + "  ".join(f"{cell:>8}" for cell in cells))
+            value = statistics.median(run[name] for run in runs) / scale
+            share = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) of alone"
+            print(f"  {loop:7}{value:10.{digits}f}   {'' if loop == 'alone' else share}".rstrip())
     cached, live = (results[loop][0]["losses"] for loop in ("cached", "live"))
     print(f"losses of cached and live differ by {max(abs(a / b - 1) for a, b in zip(cached, live, strict=True)):.1e}")
 
