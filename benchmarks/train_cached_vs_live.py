@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from project import project, python, run_stages
+from project import FEW_CLIPS, project, python, run_stages
 
 LOOPS = ("alone", "cached", "live")
 COLUMNS = (
@@ -30,7 +30,6 @@ COLUMNS = (
     ("peak", "peak memory, MiB", 2**20, 0),
     ("more", "peak memory above the start, MiB", 2**20, 0),
 )
-CLIPS = ("bunny_wakes", "bunny_stands_up", "bunny_scratches_head", "cloud_over_trees")  # two are dealt to train
 WARM_UP = 2  # steps that are not timed
 
 
@@ -128,7 +127,7 @@ def main(
     values = {"extract.buckets": [bucket], "model.base": base, "train.train_batch_size": batch}
     values["framer.conditioning.condition_noise"] = "bank"
     results: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
-    with project(values, CLIPS) as folder:
+    with project(values, FEW_CLIPS) as folder:
         run_stages(folder, "captions", "extract", "pair", "encode")
         for _ in range(rounds):
             for loop in LOOPS:
