@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 70, 14, 12, 42
+RIGHT, TOP, BOTTOM = 14, 12, 42
+BESIDE, CHARACTER = 30, 9.5  # left of the plot: the axis' name, and a character of its numbers on a small screen
+FLAT = 1e-3  # of the values: a smaller range is drawn as no wider than this, so that rounding is not a slope
 MOST_POINTS = 400
 Points = Sequence[tuple[float, float]]
 
@@ -39,7 +41,7 @@ class Chart:
     y_ticks: list[tuple[float, str]]
     width: int = field(default=WIDTH)
     height: int = field(default=HEIGHT)
-    left: int = field(default=LEFT)
+    left: float = field(default=BESIDE)
     right: int = field(default=WIDTH - RIGHT)
     top: int = field(default=TOP)
     bottom: int = field(default=HEIGHT - BOTTOM)
@@ -62,14 +64,16 @@ def draw(
     if not everything:
         return None
     x_ticks = ticks(min(x for x, _ in everything), max(x for x, _ in everything))
-    y_ticks = ticks(min(y for _, y in everything), max(y for _, y in everything))
+    y_ticks = ticks(*widened(min(y for _, y in everything), max(y for _, y in everything)))
     decimals = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
+    y_labels = [f"{tick:,.{decimals}f}" for tick in y_ticks]
+    left = BESIDE + CHARACTER * max(map(len, y_labels))
 
     def place(value: float, marks: list[float], start: float, end: float) -> float:
         return start + (value - marks[0]) / (marks[-1] - marks[0]) * (end - start)
 
     def place_x(x: float) -> float:
-        return place(x, x_ticks, LEFT, WIDTH - RIGHT)
+        return place(x, x_ticks, left, WIDTH - RIGHT)
 
     def place_y(y: float) -> float:
         return place(y, y_ticks, HEIGHT - BOTTOM, TOP)
@@ -86,8 +90,15 @@ def draw(
         y_label,
         lines,
         [(round(place_x(tick), 1), f"{tick:,g}") for tick in x_ticks],
-        [(round(place_y(tick), 1), f"{tick:,.{decimals}f}") for tick in y_ticks],
+        [(round(place_y(tick), 1), label) for tick, label in zip(y_ticks, y_labels, strict=True)],
+        left=left,
     )
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """A range that is at least `FLAT` of its values wide, around the same middle."""
+    missing = FLAT * max(abs(low), abs(high)) - (high - low)
+    return (low - missing / 2, high + missing / 2) if high > low and missing > 0 else (low, high)
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -64,6 +65,14 @@ def test_a_run_that_learned_nothing_and_a_better_one_are_told_apart() -> None:
     assert verdict[1].endswith("learned is better.")
     assert said(revision("learned", 0.5), revision("zero"))[-1][1].endswith("learned is better.")
     assert said(revision("one", 0.5), revision("other", 0.5))[-1][1].endswith("no difference.")
+
+
+def test_two_runs_on_windows_of_one_clip_are_too_little_for_a_verdict() -> None:
+    runs = [revision("one"), revision("other", 0.5)]
+    few = [replace(run, samples=run.samples[run.samples.pair.str[:16] == PAIRS[0][:16]]) for run in runs]
+    tone, text = said(*few)[-1]
+    assert tone == "unclear"
+    assert text.endswith("against one on 2 shared windows: one clip is too little to tell.")
 
 
 def test_a_run_that_stopped_says_why_and_has_no_scores() -> None:

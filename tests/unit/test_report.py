@@ -230,6 +230,18 @@ def test_long_curves_are_thinned_and_infinite_points_left_out() -> None:
     assert draw("t", "s", "x", "y", {("strong", "a"): []}) is None
 
 
+def test_rounding_is_no_slope_and_long_numbers_have_room() -> None:
+    flat = draw("t", "s", "x", "y", {("line0", "a"): [(0.0, 0.13996), (1.0, 0.139959)]})
+    assert flat
+    (_, start), (_, end) = flat.lines[0].points
+    assert abs(end - start) < 0.05 * (flat.bottom - flat.top)
+    assert flat.left - 7 > 7 * max(len(label) for _, label in flat.y_ticks)
+    steep = draw("t", "s", "x", "y", {("line0", "a"): [(0.0, 0.14), (1.0, 0.13)]})
+    assert steep
+    (_, start), (_, end) = steep.lines[0].points
+    assert abs(end - start) > 0.5 * (steep.bottom - steep.top)
+
+
 def record(stage: str, kind: str, seconds: float, computed: int = 1) -> str:
     counts = {"cells": 3, "computed": computed, "reused": 3 - computed}
     return json.dumps({"stage": stage, "kind": kind, "seconds": seconds, "peak_memory_mib": 100, **counts})
