@@ -122,7 +122,13 @@ class NetworkScoring:
 
     def compute(self, row: Any) -> bytes:
         """Measure a sample; its value as JSON."""
-        return canonical_json({self.name: self.measure(self.scoring.frames(row.cell_kind, row.cell))}).encode()
+        from framelora.evaluation.vbench import WrongNetwork
+
+        try:
+            value = self.measure(self.scoring.frames(row.cell_kind, row.cell))
+        except WrongNetwork as error:
+            raise UserError(f"score.{self.name}_weights: {error}") from None
+        return canonical_json({self.name: value}).encode()
 
 
 def main() -> None:
@@ -165,15 +171,22 @@ def main() -> None:
 
 def given_networks(params: Score) -> tuple[dict[str, Path], dict[str, str]]:
     """The path of each network that a named metric needs, and a note for each that is not given."""
+    weights = {
+        "subject_consistency": params.subject_consistency_weights,
+        "background_consistency": params.background_consistency_weights,
+        "motion_smoothness": params.motion_smoothness_weights,
+        "dynamic_degree": params.dynamic_degree_weights,
+    }
     paths: dict[str, Path] = {}
     notes: dict[str, str] = {}
-    for name in (name for name in params.metrics if PER_SAMPLE[name].needs_weights):
-        key = f"{name}_weights"
-        path = getattr(params, key)
+    for name, path in weights.items():
+        if name not in params.metrics:
+            continue
+        key = f"score.{name}_weights"
         if path is None:
-            notes[name] = f"needs weights: score.{key}"
+            notes[name] = f"needs weights: {key}"
         elif not Path(path).exists():
-            raise UserError(f"score.{key}: {path} does not exist: docs/metrics.md says what it is, null leaves it out")
+            raise UserError(f"{key}: {path} does not exist: docs/metrics.md says what to put there; null leaves it out")
         else:
             paths[name] = Path(path)
     return paths, notes

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from framelora.console import UserError
 from framelora.evaluation.metrics import Frames, as_tensor
 
 SIDE = 224  # pixels; what both vision transformers were trained on
@@ -35,6 +34,10 @@ FASTEST = 0.05  # share of the pixels whose motion counts
 MOVES = 6 / 256  # of the shorter side, from frame to frame
 Measure = Callable[[Frames], float | None]
 Pixels = Callable[[Frames], Tensor]
+
+
+class WrongNetwork(Exception):
+    """What is given is not the network that a metric needs; says what it is instead."""
 
 
 def consistency(features: Tensor) -> float:
@@ -176,24 +179,24 @@ def load_folder(network: Any, path: Path, device: torch.device, kind: str, **opt
     """A network that transformers saved, from its safetensors; every one of its weights must be in there.
 
     Raises:
-        UserError: the folder holds no such network, or not all of it.
+        WrongNetwork: the folder holds no such network, or not all of it.
     """
     from transformers import AutoConfig
 
     try:
         found = AutoConfig.from_pretrained(path, local_files_only=True).model_type
         if found not in (kind, f"{kind}_vision_model"):
-            raise UserError(f"{path} holds a network of type {found}: give one of type {kind}")
+            raise WrongNetwork(f"{path} holds a network of type {found}: give one of type {kind}")
         loaded, report = network.from_pretrained(
             path, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
+        raise WrongNetwork(
             f"{path}: no network can be read: {reason}: it needs config.json and model.safetensors"
         ) from None
     if report["missing_keys"]:
-        raise UserError(f"{path} lacks weights, for example {min(report['missing_keys'])}: give the whole network")
+        raise WrongNetwork(f"{path} lacks weights, for example {min(report['missing_keys'])}: give the whole network")
     return loaded.eval().to(device)
 
 
@@ -201,28 +204,28 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
     """A network from a TorchScript file: code of a restricted language, and nothing that is unpickled.
 
     Raises:
-        UserError: the file is something else.
+        WrongNetwork: the file is something else.
     """
     try:
         return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError):
-        raise UserError(f"{path} is no TorchScript file: save the network with torch.jit.save") from None
+        raise WrongNetwork(f"{path} is no TorchScript file: save the network with torch.jit.save") from None
 
 
 def applied(network: Any, one: Tensor, other: Tensor, channels: int, path: Path) -> Tensor:
     """What a user's network makes of two frames `[1, 3, H, W]`: `[1, channels, H, W]`.
 
     Raises:
-        UserError: it fails on them, or gives something else.
+        WrongNetwork: it fails on them, or gives something else.
     """
     wanted, given = (1, channels, *one.shape[-2:]), tuple(one.shape)
     try:
         output = network(one, other)
     except RuntimeError as error:
-        raise UserError(f"{path} fails on two frames of {given}: {str(error).strip().splitlines()[-1]}") from None
+        raise WrongNetwork(f"{path} fails on two frames of {given}: {str(error).strip().splitlines()[-1]}") from None
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != wanted:
-        raise UserError(f"{path} makes {shape} of two frames of {given}: docs/metrics.md says what it has to give")
+        raise WrongNetwork(f"{path} makes {shape} of two frames of {given}: docs/metrics.md says what it has to give")
     return output.float()
 
 

@@ -32,6 +32,7 @@ from framelora.evaluation.metrics import ms_ssim, psnr, ssim, temporal_error
 from framelora.evaluation.perceptual import st_lpips
 from framelora.evaluation.temporal import BY_CLIP
 from framelora.evaluation.totals import extremes, flat_metrics, total_table
+from framelora.evaluation.vbench import BY_WEIGHTS
 from framelora.media.vmaf import vmaf
 
 RANDOM = np.random.default_rng(0)
@@ -201,7 +202,7 @@ class TestMeasure:
         assert measure(small, small, [name], middles=True)[name] is None
 
     def test_every_metric_of_the_catalogue_is_computed(self) -> None:
-        assert set(PER_SAMPLE) == {*BY_FRAME, *BY_CLIP, "temporal_error"}
+        assert set(PER_SAMPLE) == {*BY_FRAME, *BY_CLIP, *BY_WEIGHTS, "temporal_error"}
 
 
 def scores(**methods: list[float]) -> pd.DataFrame:

@@ -20,9 +20,8 @@ from transformers import (
     ViTModel,
 )
 
-from framelora.console import UserError
 from framelora.evaluation.catalogue import PER_SAMPLE
-from framelora.evaluation.vbench import BY_WEIGHTS, clip_pixels, dino_pixels
+from framelora.evaluation.vbench import BY_WEIGHTS, WrongNetwork, clip_pixels, consistency, dino_pixels
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -99,8 +98,6 @@ def test_background_consistency_is_that_of_clips_embedding_of_the_middle_square(
 
 
 def test_opposite_features_count_as_zero() -> None:
-    from framelora.evaluation.vbench import consistency
-
     features = torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 3.0], [3.0, 3.0]])
     root = math.sqrt(0.5)
     assert consistency(features) == pytest.approx((0 + 0 + (root + root) / 2) / 3)
@@ -179,7 +176,7 @@ def test_the_motion_that_counts_is_the_mean_of_the_fastest_twentieth(tmp_path: P
 class TestWhatIsGiven:
     def test_another_network_is_refused_by_its_type(self, tmp_path: Path) -> None:
         Dinov2Model(Dinov2Config(**{**SMALL, "mlp_ratio": 1})).save_pretrained(tmp_path / "dinov2")
-        with pytest.raises(UserError, match="of type dinov2: give one of type vit"):
+        with pytest.raises(WrongNetwork, match="of type dinov2: give one of type vit"):
             value("subject_consistency", tmp_path / "dinov2", CLIP_FRAMES)
 
     def test_a_folder_without_all_weights_is_refused(self, dino: tuple[Path, ViTModel]) -> None:
@@ -188,25 +185,25 @@ class TestWhatIsGiven:
         path = dino[0] / "model.safetensors"
         weights = load_file(path)
         save_file({name: tensor for name, tensor in weights.items() if "layernorm." not in name}, path)
-        with pytest.raises(UserError, match="lacks weights, for example layernorm"):
+        with pytest.raises(WrongNetwork, match="lacks weights, for example layernorm"):
             value("subject_consistency", dino[0], CLIP_FRAMES)
         path.unlink()
-        with pytest.raises(UserError, match=r"needs config\.json and model\.safetensors"):
+        with pytest.raises(WrongNetwork, match=r"needs config\.json and model\.safetensors"):
             value("subject_consistency", dino[0], CLIP_FRAMES)
 
     def test_a_pickled_network_is_not_opened(self, dino: tuple[Path, ViTModel], tmp_path: Path) -> None:
         path, network = dino
         (path / "model.safetensors").unlink()
         torch.save(network.state_dict(), path / "pytorch_model.bin")
-        with pytest.raises(UserError, match=r"needs config\.json and model\.safetensors"):
+        with pytest.raises(WrongNetwork, match=r"needs config\.json and model\.safetensors"):
             value("subject_consistency", path, CLIP_FRAMES)
         torch.save(network.state_dict(), tmp_path / "raft.pth")
-        with pytest.raises(UserError, match="no TorchScript file"):
+        with pytest.raises(WrongNetwork, match="no TorchScript file"):
             value("dynamic_degree", tmp_path / "raft.pth", CLIP_FRAMES)
 
     def test_an_output_of_another_shape_is_told(self, tmp_path: Path) -> None:
         path = script(Shift(), tmp_path / "raft.pt")
-        with pytest.raises(UserError, match=r"makes \(1, 2, 48, 80\) of two frames of \(1, 3, 48, 80\)"):
+        with pytest.raises(WrongNetwork, match=r"makes \(1, 2, 48, 80\) of two frames of \(1, 3, 48, 80\)"):
             value("motion_smoothness", path, CLIP_FRAMES)
 
 
