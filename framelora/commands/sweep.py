@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from framelora import files
+from framelora.commands.metrics import WIDTH
 from framelora.console import UserError, say
 from framelora.report.sweep import Trial, best_adapter, build_sweep
 
@@ -44,7 +45,10 @@ def sweep(
         say("sweep: the run of the workspace's own parameters failed: see above")
     if all(trial.metrics is None for trial in trials):
         raise UserError("sweep: no experiment finished: mend what they say above")
-    Console().print(as_table(trials))
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(as_table(trials))
     files.write_text(OUT, build_sweep(trials))
     say(f"sweep: {OUT}; the experiments: dvc exp show")
 

@@ -49,8 +49,12 @@ def result_table(
     metrics = [metric for metric in PER_SAMPLE.values() if metric.has_mid or not mid]
     metrics += [] if mid else [ENDS, *PER_SET.values()]
     measured = {name for name, _ in rows}
-    metrics = [metric for metric in metrics if metric.name + ending in measured or metric.name in notes]
-    missing = {metric.name: notes[metric.name] for metric in metrics if metric.name + ending not in measured}
+    missing = [
+        (metric.label, notes[metric.name])
+        for metric in metrics
+        if metric.name in notes and metric.name + ending not in measured
+    ]
+    metrics = [metric for metric in metrics if metric.name + ending in measured]
     found = []
     for method in sorted(set(totals.method), key=order):
         cells = [result_cell(rows.get((metric.name + ending, method)), metric) for metric in metrics]

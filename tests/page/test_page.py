@@ -268,6 +268,11 @@ def test_costs_are_shown_as_text(view: Callable[..., webdriver.Chrome]) -> None:
     assert browser.find_element(By.ID, "costs-text").text == f"Made from commit {'c' * 40}, with uncommitted changes."
     cells = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#costs-table tbody tr > *")]
     assert cells == ["train", "1 min 5 s", "900 MiB", "<b>train</b>", "1", "1", "0"]
+    training = browser.find_element(By.XPATH, "//p[starts-with(., 'What it cost')]").text
+    assert training.startswith(
+        "What it cost: 30 steps on 5,678 trained parameters, an adapter of 1,234 bytes, "
+        "1 min 5 s of training with a peak of 900 MiB. "
+    )
 
 
 @pytest.mark.parametrize(

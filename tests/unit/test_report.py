@@ -50,7 +50,7 @@ def test_text_of_users_stays_text() -> None:
         params={"report": {"title": EVIL}, EVIL: EVIL},
         captions=given.captions.assign(text=EVIL),
         sources=given.sources.assign(name=EVIL, codec=EVIL),
-        issues=[dict.fromkeys(("severity", "rule", "where", "message"), EVIL)],
+        issues=[dict.fromkeys(("severity", "rule", "where", "message", "fix"), EVIL)],
         skipped=given.skipped.assign(path=EVIL, reason=EVIL),
         base={EVIL: {"bytes": 1, "sha256": EVIL}},
         run=given.run | {"cell": EVIL, "versions": {EVIL: EVIL}},
@@ -209,7 +209,9 @@ def test_charts_are_well_formed_svg() -> None:
         assert ElementTree.fromstring(chart).get("aria-label")
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 60.0), (0.6342, 0.6421), (-3.0, 1e6), (5.0, 5.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 60.0), (0.6342, 0.6421), (-3.0, 1e6), (5.0, 5.0), (0.0, 0.0), (0.3, 0.3)]
+)
 def test_ticks_enclose_their_range_in_even_steps(low: float, high: float) -> None:
     marks = ticks(low, high)
     assert marks[0] <= low <= high <= marks[-1]
@@ -298,14 +300,22 @@ def test_commit_is_dirty_by_edits_and_not_by_what_a_run_writes(tmp_path: Path) -
 
 
 def test_what_was_not_measured_says_why_in_the_table() -> None:
+    page = build_page(tables())
+    assert re.search(
+        r'<tfoot>\s*<tr><th scope="row">FID</th><td colspan="3">needs weights: score.fid_weights</td>', page
+    )
+
+
+def test_an_issue_says_what_to_do() -> None:
     text = without_markup(build_page(tables()))
-    assert "FID lower is better" in text
-    assert "needs weights: score.fid_weights" in text
+    assert re.search("pairs/hands info no-caption has no caption write one", text)
 
 
 def test_gains_and_intervals_stand_below_the_means_of_every_method_but_the_base() -> None:
     page = build_page(tables())
-    rows = re.findall(r'<th scope="row">(\w+)</th>\s*(.*?)</tr>', page.partition('id="samples"')[0], re.DOTALL)
+    about = '<span class="sub about">[^<]*</span>'
+    row = rf'<th scope="row">(\w+){about}</th>\s*(.*?)</tr>'
+    rows = re.findall(row, page.partition('id="samples"')[0], re.DOTALL)
     found = {method: re.findall(r'<span class="sub">([^<]+)</span>', cells) for method, cells in rows}
     assert found["base"] == []
     assert found["adapter_1"] == ["+0.50 (+0.25 to +0.75)", "+0.500 (+0.250 to +0.750)", "+0.50 (+0.25 to +0.75)"]
