@@ -13,6 +13,7 @@ from framelora.report.chart import Chart, draw
 from framelora.report.verdict import adapters_of, signed, weight_of
 
 EXACT = 100.0  # dB; where PSNR stops counting
+EQUAL = "equal"
 
 
 def digits(value: float | None, places: int) -> str:
@@ -23,7 +24,7 @@ def digits(value: float | None, places: int) -> str:
 def shown(value: float | None, metric: Metric) -> str:
     """A value of a metric; equal pictures have no finite PSNR."""
     if metric.unit == "dB" and value is not None and value >= EXACT:
-        return "equal"
+        return EQUAL
     return digits(value, metric.digits)
 
 
@@ -69,11 +70,11 @@ def result_cell(row: Any, metric: Metric) -> dict[str, str]:
     """A mean, and below it the gain with its interval."""
     if row is None:
         return {"value": "\N{EN DASH}", "gain": ""}
-    gain = ""
-    if math.isfinite(row.gain):
+    gain, value = "", shown(row.mean, metric)
+    if math.isfinite(row.gain) and value != EQUAL:  # a gain on frames that are equal says where PSNR stops counting
         low, high = (signed(value, metric.digits) for value in (row.gain_low, row.gain_high))
         gain = f"{signed(row.gain, metric.digits)} ({low} to {high})"
-    return {"value": shown(row.mean, metric), "gain": gain}
+    return {"value": value, "gain": gain}
 
 
 def score_columns(samples: pd.DataFrame) -> list[Metric]:

@@ -318,7 +318,8 @@ def test_gains_and_intervals_stand_below_the_means_of_every_method_but_the_base(
     rows = re.findall(row, page.partition('id="samples"')[0], re.DOTALL)
     found = {method: re.findall(r'<span class="sub">([^<]+)</span>', cells) for method, cells in rows}
     assert found["base"] == []
-    assert found["adapter_1"] == ["+0.50 (+0.25 to +0.75)", "+0.500 (+0.250 to +0.750)", "+0.50 (+0.25 to +0.75)"]
+    # The ends equal the truth: how much better that is than the base has no number.
+    assert found["adapter_1"] == ["+0.50 (+0.25 to +0.75)", "+0.500 (+0.250 to +0.750)"]
 
 
 def test_the_best_and_worst_windows_link_to_their_samples() -> None:
