@@ -15,6 +15,7 @@ from framelora import files
 from framelora.commands.metrics import WIDTH
 from framelora.console import UserError, say
 from framelora.report.sweep import Trial, best_adapter, build_sweep
+from framelora.report.verdict import count
 
 PARAMS = Path("params.yaml")
 OUT = Path("reports/sweep/index.html")
@@ -63,7 +64,7 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
 
 def as_table(trials: list[Trial]) -> Table:
     """The trials, best gain first."""
-    table = Table(title=f"{len(trials)} experiments", title_justify="left")
+    table = Table(title=count(len(trials), "experiment"), title_justify="left")
     for name in trials[0].settings:
         table.add_column(name, justify="right")
     for title in ("adapter", "PSNR, dB", "gain over base, dB (95 %)"):
