@@ -171,6 +171,7 @@ def samples(browser: webdriver.Chrome) -> list[Any]:
 
 def loaded(browser: webdriver.Chrome, sample: Any) -> None:
     browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", sample)
+    wait(browser, "arguments[0].querySelector('video')", sample)
     wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => v.readyState > 1 && !v.seeking)", sample)
 
 
@@ -205,7 +206,7 @@ def test_videos_of_far_samples_are_not_loaded(view: Callable[..., webdriver.Chro
     page = build_page(given).replace('<h2 id="samples"', "<br>" * 300 + '<h2 id="samples"')
     (tmp_path / "index.html").write_text(page)
     browser = view(tmp_path)
-    assert browser.find_elements(By.CSS_SELECTOR, "video[src]") == []
+    assert browser.find_elements(By.CSS_SELECTOR, ".sample video, video[src]") == []
 
 
 @pytest.mark.parametrize("number", [0, 1])

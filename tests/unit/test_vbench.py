@@ -25,6 +25,8 @@ from framelora.evaluation.vbench import BY_WEIGHTS, WrongNetwork, clip_pixels, c
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+DINO_COLOUR = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_COLOUR = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP_FRAMES = np.random.default_rng(0).integers(0, 256, (5, 40, 72, 3), dtype=np.uint8)
 
 
@@ -42,7 +44,9 @@ def written_out(features: NDArray[np.floating]) -> float:
     return float(np.mean([(cosine(features[t], features[t - 1]) + cosine(features[t], features[0])) / 2 for t in rows]))
 
 
-def by_pillow(resample: Image.Resampling, height: int, width: int) -> NDArray[np.float64]:
+def by_pillow(
+    resample: Image.Resampling, height: int, width: int, frames: NDArray[np.uint8] = CLIP_FRAMES
+) -> NDArray[np.float64]:
     """The frames in [0, 1], resized channel by channel by another library: `[F, H, W, 3]`."""
     return np.stack(
         [
@@ -53,7 +57,7 @@ def by_pillow(resample: Image.Resampling, height: int, width: int) -> NDArray[np
                 ],
                 axis=-1,
             )
-            for frame in CLIP_FRAMES
+            for frame in frames
         ]
     ) / np.float64(255)
 
@@ -70,11 +74,17 @@ def dino(tmp_path: Path) -> tuple[Path, ViTModel]:
     return tmp_path / "dino", network
 
 
+def test_larger_frames_are_anti_aliased() -> None:
+    large = np.random.default_rng(1).integers(0, 256, (2, 320, 576, 3), dtype=np.uint8)
+    pixels = by_pillow(Image.Resampling.BILINEAR, 224, 403, large)
+    assert torch.allclose(dino_pixels(large), as_input(pixels, *DINO_COLOUR), atol=2e-3)
+    pixels = by_pillow(Image.Resampling.BICUBIC, 224, 403, large)[:, :, 90:314]
+    assert torch.allclose(clip_pixels(large), as_input(pixels, *CLIP_COLOUR), atol=2e-3)
+
+
 def test_subject_consistency_is_that_of_the_class_token_of_whole_frames(dino: tuple[Path, ViTModel]) -> None:
     path, network = dino
-    pixels = as_input(
-        by_pillow(Image.Resampling.BILINEAR, 224, 403), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    )  # 72 * 224 / 40 = 403.2
+    pixels = as_input(by_pillow(Image.Resampling.BILINEAR, 224, 403), *DINO_COLOUR)  # 72 * 224 / 40 = 403.2
     assert torch.allclose(dino_pixels(CLIP_FRAMES), pixels, atol=2e-3)
     with torch.inference_mode():
         features = network(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0].numpy()
@@ -89,7 +99,7 @@ def test_background_consistency_is_that_of_clips_embedding_of_the_middle_square(
     network = CLIPVisionModelWithProjection(config).eval()
     network.save_pretrained(tmp_path / "clip")
     wide = by_pillow(Image.Resampling.BICUBIC, 224, 403)[:, :, 90:314]  # (403 - 224) / 2 = 89.5, to the even side
-    pixels = as_input(wide, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    pixels = as_input(wide, *CLIP_COLOUR)
     assert torch.allclose(clip_pixels(CLIP_FRAMES), pixels, atol=2e-3)
     with torch.inference_mode():
         features = network(pixel_values=pixels).image_embeds.numpy()
