@@ -1,13 +1,14 @@
 """Score the renders against the truth, on the lossless frames: the metrics of docs/metrics.md.
 
-Reads data/renders.parquet. Writes reports/metrics.json (totals), data/scores.parquet (an index: the scores of a sample
-are a cell) and reports/plots/: samples.csv (a row a sample and method), methods.csv (means), totals.csv (means, and
-improvements over the base with their intervals), extremes.csv (best and worst samples), notes.json (what could not be
-measured, and why).
+Reads data/renders.parquet, and the networks that `score.*_weights` name. Writes reports/metrics.json (totals),
+data/scores.parquet (an index: the scores of a sample are a cell, and those of each network another) and reports/plots/:
+samples.csv (a row a sample and method), methods.csv (means), totals.csv (means, and improvements over the base with
+their intervals), extremes.csv (best and worst samples), notes.json (what could not be measured, and why).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ from framelora.digest import canonical_json
 from framelora.evaluation.catalogue import PER_SAMPLE, PER_SET
 from framelora.evaluation.limits import FEWEST, SMALLEST_SIDE
 from framelora.evaluation.totals import columns_of, extremes, flat_metrics, total_table
-from framelora.files import column
+from framelora.files import column, file_digest
 from framelora.media.lossless import decode_frames
 from framelora.params import load_params
 from framelora.schema.output import Score
@@ -37,7 +38,8 @@ SCORE_SCHEMA = pa.schema(
     [
         column("pair", pa.string(), "id of the window or image pair"),
         column("method", pa.string(), "the method that is compared with the truth"),
-        column("cell", pa.string(), "key of the cell (kind score/sample) that holds the values"),
+        column("cell_kind", pa.string(), "score/sample, or score/network for a metric whose weights are given by path"),
+        column("cell", pa.string(), "key of the cell that holds the values"),
     ]
 )
 PACKAGES = ("imageio-ffmpeg", "numpy", "opencv-python-headless", "stlpips-pytorch", "torch", "torchmetrics")
@@ -51,8 +53,9 @@ class Scoring:
         self.store = store
         self.index = index
         self.truths = index[index.method == "truth"].set_index("pair")
+        self.names = [name for name in params.metrics if not PER_SAMPLE[name].needs_weights]
         self.shared = {
-            "metrics": list(params.metrics),
+            "metrics": self.names,
             "device": configure_torch().type,
             "code": source_digest("framelora.evaluation.measures"),
             "packing": source_digest("framelora.media.lossless"),
@@ -78,7 +81,7 @@ class Scoring:
             measure(
                 self.frames(row.cell_kind, row.cell),
                 self.frames(truth.cell_kind, truth.cell),
-                self.params.metrics,
+                self.names,
                 middles=row.kind == "window",
             )
         ).encode()
@@ -88,30 +91,111 @@ class Scoring:
         return decode_frames(self.store.read(kind, key)[1])
 
 
+class NetworkScoring:
+    """Plans and computes a metric of `vbench`, whose network is given by path: a cell a sample and method."""
+
+    def __init__(self, name: str, path: Path, fps: float, scoring: Scoring) -> None:
+        self.name = name
+        self.path = path
+        self.fps = fps
+        self.scoring = scoring
+        self.shared = {
+            "metric": name,
+            "weights": weights_digest(path),
+            "fps": fps if name == "dynamic_degree" else None,
+            "device": configure_torch().type,
+            "code": source_digest("framelora.evaluation.vbench"),
+            "packing": source_digest("framelora.media.lossless"),
+            "versions": versions("numpy", "torch", "transformers"),
+        }
+
+    def cell(self, row: Any) -> Cell:
+        """The cell of a row of the index."""
+        return Cell("score/network", row.pair, {"frames": row.digest, **self.shared})
+
+    @functools.cached_property
+    def measure(self) -> Any:
+        """The metric, its network loaded."""
+        from framelora.evaluation.vbench import BY_WEIGHTS
+
+        return BY_WEIGHTS[self.name](self.path, configure_torch(), self.fps)
+
+    def compute(self, row: Any) -> bytes:
+        """Measure a sample; its value as JSON."""
+        from framelora.evaluation.vbench import WrongNetwork
+
+        try:
+            value = self.measure(self.scoring.frames(row.cell_kind, row.cell))
+        except WrongNetwork as error:
+            raise UserError(f"score.{self.name}_weights: {error}") from None
+        return canonical_json({self.name: value}).encode()
+
+
 def main() -> None:
     """Write metrics per sample and in total."""
-    params = load_params().score
+    params = load_params()
     store = open_store()
     index = files.read_table(Path("data/renders.parquet"))
-    scoring = Scoring(params, store, index)
-    rows = list(index[index.method != "truth"].itertuples())
-    planned = [scoring.cell(row) for row in rows]
-    row_of = {cell.key: row for cell, row in zip(planned, rows, strict=True)}
+    scoring = Scoring(params.score, store, index)
+    given, missing = given_networks(params.score)
+    networks = [NetworkScoring(name, path, params.extract.fps, scoring) for name, path in given.items()]
+    work: list[tuple[Any, Cell, Scoring | NetworkScoring]] = [
+        (row, measures.cell(row), measures)
+        for row in index[index.method != "truth"].itertuples()
+        for measures in (scoring, *(networks if row.kind == "window" else ()))
+    ]
+    work_of = {cell.key: (row, measures) for row, cell, measures in work}
 
     def compute(cell: Cell) -> Computed:
-        yield cell, scoring.compute(row_of[cell.key]), {}
+        row, measures = work_of[cell.key]
+        yield cell, measures.compute(row), {}
 
     filling = Filling(store, "score")
-    filling.fill(planned, compute, lambda _: scoring.prepare())
+    # One metric after the other, so that a network is loaded once and in no other's way.
+    for measures in (scoring, *networks):
+        planned = [cell for _, cell, own in work if own is measures]
+        filling.fill(planned, compute, lambda _: scoring.prepare())
     filling.close()
-    values = [json.loads(store.read(cell.kind, cell.key)[1]) for cell in planned]
-    names = [{"pair": row.pair, "kind": row.kind, "method": row.method} for row in rows]
-    samples = pd.DataFrame([{**name, **value} for name, value in zip(names, values, strict=True)])
-    samples = samples.reindex(columns=["pair", "kind", "method", *(name for name, _ in columns_of(params.metrics))])
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row, cell, _ in work:
+        values = found.setdefault((row.pair, row.kind, row.method), {})
+        values |= json.loads(store.read(cell.kind, cell.key)[1])
+    start = ("pair", "kind", "method")
+    samples = pd.DataFrame([{**dict(zip(start, name, strict=True)), **values} for name, values in found.items()])
+    samples = samples.reindex(columns=[*start, *(name for name, _ in columns_of(params.score.metrics))])
     sets, notes = score_sets(scoring, index)
-    publish(params, samples, sets, {**too_small(samples, params.metrics), **notes})
-    keys = [{"pair": row.pair, "method": row.method, "cell": cell.key} for row, cell in zip(rows, planned, strict=True)]
+    publish(params.score, samples, sets, {**too_small(samples, scoring.names), **missing, **notes})
+    keys = [{"pair": row.pair, "method": row.method, "cell_kind": cell.kind, "cell": cell.key} for row, cell, _ in work]
     files.write_table(Path("data/scores.parquet"), keys, SCORE_SCHEMA)
+
+
+def given_networks(params: Score) -> tuple[dict[str, Path], dict[str, str]]:
+    """The path of each network that a named metric needs, and a note for each that is not given."""
+    weights = {
+        "subject_consistency": params.subject_consistency_weights,
+        "background_consistency": params.background_consistency_weights,
+        "motion_smoothness": params.motion_smoothness_weights,
+        "dynamic_degree": params.dynamic_degree_weights,
+    }
+    paths: dict[str, Path] = {}
+    notes: dict[str, str] = {}
+    for name, path in weights.items():
+        if name not in params.metrics:
+            continue
+        key = f"score.{name}_weights"
+        if path is None:
+            notes[name] = f"needs weights: {key}"
+        elif not Path(path).exists():
+            raise UserError(f"{key}: {path} does not exist: docs/metrics.md says what to put there; null leaves it out")
+        else:
+            paths[name] = Path(path)
+    return paths, notes
+
+
+def weights_digest(path: Path) -> dict[str, str]:
+    """Digests of what makes a network: one file, or those of a folder."""
+    parts = [path] if path.is_file() else [part for part in path.iterdir() if part.suffix in (".json", ".safetensors")]
+    return {part.name: file_digest(part) for part in sorted(parts)}
 
 
 def too_small(samples: pd.DataFrame, names: Iterable[str]) -> dict[str, str]:

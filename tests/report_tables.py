@@ -1,4 +1,4 @@
-"""Made-up tables of a small run, for the tests of the report."""
+"""Made-up tables of a small run, and made-up runs to compare, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from framelora.report.compare import Revision
 from framelora.report.page import Tables
 
 METHODS = ("truth", "truth_vae", "base", "adapter_1", "hold_first", "blend")
@@ -105,7 +106,10 @@ def tables(**changes: Any) -> Tables:
             "validation_loss": 0.6,
             "validation_loss_base": 0.9,
         },
-        "issues": [{"severity": "info", "rule": "no-caption", "where": "pairs/hands", "message": "has no caption"}],
+        "issues": [
+            {"severity": "info", "rule": "no-caption", "where": "pairs/hands", "message": "has no caption"}
+            | {"fix": "write one"}
+        ],
         "skipped": pd.DataFrame({"path": ["clips/broken.mp4"], "reason": ["no frame can be decoded"]}),
         "sources": pd.DataFrame(
             {
@@ -128,3 +132,40 @@ def tables(**changes: Any) -> Tables:
         "base": {"unet/model.safetensors": {"bytes": 1000, "sha256": "cd" * 32}},
     }
     return Tables(**(found | changes))
+
+
+COMPARED = [f"{clip:016x}-000-{start:05d}-12" for clip in range(4) for start in (0, 4)]
+
+
+def revision(name: str, gain: float = 0.0, **changes: Any) -> Revision:
+    """A finished run whose adapter is better than the base by `gain` dB on every window."""
+    rows = [
+        {"pair": one, "kind": "window", "method": method, "psnr": psnr, "ssim": psnr / 50, "ends_psnr": 30.0}
+        for number, one in enumerate(COMPARED)
+        for method, psnr in (("base", 20.0 + number), ("adapter_1", 20.0 + number + gain), ("truth_vae", 40.0))
+    ]
+    scores = metrics(base=20.0, adapters={"adapter_1": 20.0 + gain})
+    scores |= {f"psnr_gain_adapter_1{end}": gain for end in ("", "_low", "_high")}
+    facts: dict[str, Any] = {
+        "name": name,
+        "commit": "",
+        "params": {"train": {"learning_rate": gain, "seed": 1}},
+        "digests": {"framelora/a.py": "1" * 32},
+        "sources": {COMPARED[0][:16]: "clips/a.mp4"},
+        "loss": pd.DataFrame({"step": range(1, 9), "loss": [1 / step for step in range(1, 9)]}),
+        "metrics": scores,
+        "samples": pd.DataFrame(rows),
+        "pairs": pd.DataFrame([pair(one, "window") for one in COMPARED]),
+        "videos": {
+            (one, method): f"videos/{name}/{one}/{method}.mp4"
+            for one in COMPARED
+            for method in ("truth", "base", "adapter_1")
+        },
+    }
+    return Revision(**(facts | changes))
+
+
+def stopped(name: str) -> Revision:
+    """A run that left no adapter."""
+    empty = {"loss": None, "metrics": None, "samples": None, "pairs": None, "videos": {}}
+    return revision(name, stopped="the loss is nan at step 7", **empty)

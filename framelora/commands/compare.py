@@ -91,11 +91,13 @@ class Snapshot:
 
     def read(self, path: str) -> bytes:
         """Content of a file."""
+        from dvc_data.index import DataIndexDirError
+
         try:
             with self.files.open(path, "rb") as file:
                 content: bytes = file.read()
                 return content
-        except OSError:
+        except (OSError, DataIndexDirError):  # the latter: a folder's list of files is gone too
             tracked = path not in ("params.yaml", "dvc.lock", "reports/metrics.json")
             where = "DVC's cache" if tracked else "git"
             raise UserError(

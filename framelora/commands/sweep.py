@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from framelora import files
+from framelora.commands.metrics import WIDTH
 from framelora.console import UserError, say
 from framelora.report.sweep import Trial, best_adapter, build_sweep
+from framelora.report.verdict import count
 
 PARAMS = Path("params.yaml")
 OUT = Path("reports/sweep/index.html")
@@ -44,7 +46,10 @@ def sweep(
         say("sweep: the run of the workspace's own parameters failed: see above")
     if all(trial.metrics is None for trial in trials):
         raise UserError("sweep: no experiment finished: mend what they say above")
-    Console().print(as_table(trials))
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(as_table(trials))
     files.write_text(OUT, build_sweep(trials))
     say(f"sweep: {OUT}; the experiments: dvc exp show")
 
@@ -59,7 +64,7 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
 
 def as_table(trials: list[Trial]) -> Table:
     """The trials, best gain first."""
-    table = Table(title=f"{len(trials)} experiments", title_justify="left")
+    table = Table(title=count(len(trials), "experiment"), title_justify="left")
     for name in trials[0].settings:
         table.add_column(name, justify="right")
     for title in ("adapter", "PSNR, dB", "gain over base, dB (95 %)"):

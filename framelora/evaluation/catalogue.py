@@ -18,6 +18,8 @@ class Metric:
     about: str
     has_mid: bool = True
     """Whether it is also given for the frame in the middle alone, as NAME_mid."""
+    needs_weights: bool = False
+    """Whether it needs a network, by the path in `score.NAME_weights`."""
 
     @property
     def title(self) -> str:
@@ -90,6 +92,46 @@ PER_SAMPLE = {
             2,
             "length of the optical flow from frame to frame: how much moves; looks at no truth",
             has_mid=False,
+        ),
+        Metric(
+            "subject_consistency",
+            "Subject consistency",
+            "",
+            "higher",
+            4,
+            "likeness of the frames to each other in DINO's features, as VBench has it; looks at no truth",
+            has_mid=False,
+            needs_weights=True,
+        ),
+        Metric(
+            "background_consistency",
+            "Background consistency",
+            "",
+            "higher",
+            4,
+            "likeness of the frames to each other in CLIP's features, as VBench has it; looks at no truth",
+            has_mid=False,
+            needs_weights=True,
+        ),
+        Metric(
+            "motion_smoothness",
+            "Motion smoothness",
+            "",
+            "higher",
+            4,
+            "how near every second frame is to AMT's interpolation, as VBench has it; looks at no truth",
+            has_mid=False,
+            needs_weights=True,
+        ),
+        Metric(
+            "dynamic_degree",
+            "Dynamic degree",
+            "",
+            "higher",
+            3,
+            "share of the clips that move by RAFT's flow, as VBench has it; looks at no truth",
+            has_mid=False,
+            needs_weights=True,
         ),
     )
 }

@@ -96,7 +96,8 @@ def extremes(samples: pd.DataFrame) -> pd.DataFrame:
         values = samples[samples.kind == "window"].pivot(index="pair", columns="method", values="psnr").astype(float)
         for method in (name for name in values.columns if name.startswith("adapter_")):
             gains = (values[method] - values["base"]).sort_values(kind="stable")
-            for which, ordered in (("best", gains[::-1]), ("worst", gains)):
+            half = (len(gains) + 1) // 2  # of a few windows none is both
+            for which, ordered in (("best", gains[::-1][:half]), ("worst", gains[: len(gains) - half])):
                 for rank, (pair, gain) in enumerate(ordered.head(EXTREMES).items(), start=1):
                     scores = {"psnr": values.at[pair, method], "base_psnr": values.at[pair, "base"]}
                     rows.append({"method": method, "which": which, "rank": rank, "pair": pair, **scores, "gain": gain})

@@ -15,7 +15,7 @@ from framelora.evaluation.totals import source_of
 from framelora.report.chart import Chart, draw, smoothed
 from framelora.report.page import flat, page_environment, read_part, read_script
 from framelora.report.scores import shown
-from framelora.report.verdict import SMALLEST, adapters_of, against_base, signed
+from framelora.report.verdict import SMALLEST, adapters_of, against_base, count, decimals, signed
 
 MOST = 6  # revisions: as many as there are colours
 
@@ -83,7 +83,7 @@ def statements(revisions: Sequence[Revision], *, bootstrap: int, seed: int) -> l
         if not clips:
             found.append(("unclear", f"{revision.label}: not measured, there are no test windows."))
         for adapter in adapters_of(metrics) if clips else []:
-            verdict = against_base(metrics, adapter, clips, f"{int(metrics['windows'])} windows")
+            verdict = against_base(metrics, adapter, clips, count(int(metrics["windows"]), "window"))
             found.append((verdict.tone, f"{revision.label}: {verdict.text}"))
     first = revisions[0]
     for other in revisions[1:]:
@@ -102,11 +102,15 @@ def between(one: Revision, other: Revision, adapter: str, *, bootstrap: int, see
     found = improvement(one, other, adapter, "psnr", PER_SAMPLE["psnr"], bootstrap=bootstrap, seed=seed)
     if found is None:
         return "unclear", f"{adapter} of {other.label} and of {one.label} have no test window in common."
-    gain, low, high, windows = found
-    text = f"{adapter} of {other.label}: {signed(gain, 2)} dB PSNR against {one.label} on {windows} shared windows"
-    text += f" (95 % interval {signed(low, 2)} to {signed(high, 2)})"
-    if max(abs(low), abs(high)) < SMALLEST:
+    gain, low, high, windows, clips = found
+    digits = decimals(low, high)
+    text = f"{adapter} of {other.label}: {signed(gain, digits)} dB PSNR against {one.label}"
+    text += f" on {count(windows, 'shared window')}"
+    if max(abs(gain), abs(low), abs(high)) < SMALLEST:
         return "unclear", f"{text}: no difference."
+    if clips == 1:
+        return "unclear", f"{text}: one clip is too little to tell."
+    text += f" (95 % interval {signed(low, digits)} to {signed(high, digits)})"
     if low > 0:
         return "better", f"{text}: {other.label} is better."
     if high < 0:
@@ -116,8 +120,8 @@ def between(one: Revision, other: Revision, adapter: str, *, bootstrap: int, see
 
 def improvement(
     one: Revision, other: Revision, method: str, column: str, metric: Metric, *, bootstrap: int, seed: int
-) -> tuple[float, float, float, int] | None:
-    """Mean improvement of `other` on `one` over shared samples, its 95 % interval, and how many there are."""
+) -> tuple[float, float, float, int, int] | None:
+    """Mean improvement of `other` on `one` over shared samples, its 95 % interval, and how many samples and clips."""
     if one.samples is None or other.samples is None or not {column} <= set(one.samples) & set(other.samples):
         return None
     values = [table[table.method == method].set_index("pair")[column] for table in (one.samples, other.samples)]
@@ -126,7 +130,7 @@ def improvement(
         return None
     sources = [source_of(str(pair)) for pair in gains.index]
     low, high = bootstrap_interval(gains.to_numpy(), sources, samples=bootstrap, seed=seed)
-    return float(gains.mean()), low, high, len(gains)
+    return float(gains.mean()), low, high, len(gains), len(set(sources))
 
 
 def changed_params(revisions: Sequence[Revision]) -> list[tuple[str, list[str]]]:
@@ -224,9 +228,8 @@ def shared_samples(revisions: Sequence[Revision]) -> list[dict[str, Any]]:
                 if (row.pair, method) in revision.videos:
                     src = revision.videos[row.pair, method]
                     videos.append({"label": f"{method}, {revision.label}", "src": src, "adapter": method != "base"})
-        title = (
-            f"{finished[0].sources.get(row.content_id, row.content_id)}: frames {row.start_frame} to {row.end_frame}"
-        )
+        name = finished[0].sources.get(row.content_id, row.content_id)
+        place = f"frames {row.start_frame} to {row.end_frame}" if row.kind == "window" else "image pair"
         sizes = {"width": row.width, "height": row.height, "num_frames": row.num_frames}
-        found.append({"id": row.pair, "title": title, "videos": videos, **sizes})
+        found.append({"id": row.pair, "title": f"{name}: {place}", "videos": videos, **sizes})
     return found

@@ -31,6 +31,9 @@ if (recorded && recorded.stopped) {
     : "Made outside of a git work tree.";
   const body = document.querySelector("#costs-table tbody");
   for (const cost of recorded.costs) {
+    if (cost.stage === "train") {
+      document.getElementById("training-cost").textContent = `, ${duration(cost.seconds)} of training with a peak of ${cost.peak_memory_mib} MiB`;
+    }
     cost.kinds.forEach((kind, number) => {
       const row = body.insertRow();
       if (!number) {

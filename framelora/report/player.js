@@ -1,5 +1,15 @@
+// A video in the place of each of a sample's canvases. A thousand videos would be slow to open: each brings controls of its own.
+const films = (box) => {
+  for (const place of box.querySelectorAll("canvas[data-src]")) {
+    const video = document.createElement("video");
+    for (const { name, value } of place.attributes) video.setAttribute(name, value);
+    Object.assign(video, { muted: true, playsInline: true, preload: "auto", ariaLabel: place.dataset.label });
+    place.replaceWith(video);
+  }
+};
 // Videos that stand at one frame, that of the bar, and play together.
 const player = (box) => {
+  films(box);
   const videos = () => [...box.querySelectorAll("video")];
   const [button, back, forth] = box.querySelectorAll(".controls button");
   const bar = box.querySelector(".controls input");

@@ -13,6 +13,7 @@ from framelora.report.chart import Chart, draw
 from framelora.report.verdict import adapters_of, signed, weight_of
 
 EXACT = 100.0  # dB; where PSNR stops counting
+EQUAL = "equal"
 
 
 def digits(value: float | None, places: int) -> str:
@@ -23,7 +24,7 @@ def digits(value: float | None, places: int) -> str:
 def shown(value: float | None, metric: Metric) -> str:
     """A value of a metric; equal pictures have no finite PSNR."""
     if metric.unit == "dB" and value is not None and value >= EXACT:
-        return "equal"
+        return EQUAL
     return digits(value, metric.digits)
 
 
@@ -49,8 +50,12 @@ def result_table(
     metrics = [metric for metric in PER_SAMPLE.values() if metric.has_mid or not mid]
     metrics += [] if mid else [ENDS, *PER_SET.values()]
     measured = {name for name, _ in rows}
-    metrics = [metric for metric in metrics if metric.name + ending in measured or metric.name in notes]
-    missing = {metric.name: notes[metric.name] for metric in metrics if metric.name + ending not in measured}
+    missing = [
+        (metric.label, notes[metric.name])
+        for metric in metrics
+        if metric.name in notes and metric.name + ending not in measured
+    ]
+    metrics = [metric for metric in metrics if metric.name + ending in measured]
     found = []
     for method in sorted(set(totals.method), key=order):
         cells = [result_cell(rows.get((metric.name + ending, method)), metric) for metric in metrics]
@@ -65,11 +70,11 @@ def result_cell(row: Any, metric: Metric) -> dict[str, str]:
     """A mean, and below it the gain with its interval."""
     if row is None:
         return {"value": "\N{EN DASH}", "gain": ""}
-    gain = ""
-    if math.isfinite(row.gain):
+    gain, value = "", shown(row.mean, metric)
+    if math.isfinite(row.gain) and value != EQUAL:  # a gain on frames that are equal says where PSNR stops counting
         low, high = (signed(value, metric.digits) for value in (row.gain_low, row.gain_high))
         gain = f"{signed(row.gain, metric.digits)} ({low} to {high})"
-    return {"value": shown(row.mean, metric), "gain": gain}
+    return {"value": value, "gain": gain}
 
 
 def score_columns(samples: pd.DataFrame) -> list[Metric]:

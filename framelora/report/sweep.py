@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from framelora.report.chart import Chart, draw
 from framelora.report.page import page_environment, read_part
-from framelora.report.verdict import adapters_of, signed
+from framelora.report.verdict import SMALLEST, Verdict, adapters_of, count, decimals, signed
 
 MOST = 6  # lines: as many as there are colours
 
@@ -50,6 +50,7 @@ def build_sweep(trials: Sequence[Trial]) -> str:
         title="framelora sweep: " + " by ".join(names),
         style=read_part("page.css"),
         names=names,
+        verdict=verdict(trials),
         rows=rows,
         chart=gain_chart(trials),
     )
@@ -58,22 +59,48 @@ def build_sweep(trials: Sequence[Trial]) -> str:
 def gain_chart(trials: Sequence[Trial]) -> Chart | None:
     """The gain against the last parameter of the grid, a line for each combination of the others."""
     *others, along = trials[0].settings
-    values = list(dict.fromkeys(trial.settings[along] for trial in trials))
-    places = {value: position(value, values) for value in values}
+    values = in_order({trial.settings[along] for trial in trials})
     lines: dict[str, list[tuple[float, float]]] = {}
     for trial in trials:
         label = ", ".join(f"{name} {trial.settings[name]}" for name in others) or along
         if math.isfinite(trial.gain):
-            lines.setdefault(label, []).append((places[trial.settings[along]], trial.gain))
+            lines.setdefault(label, []).append((float(values.index(trial.settings[along])), trial.gain))
     shown = list(lines.items())[:MOST]
     ordered = {(f"line{number} dots", label): sorted(points) for number, (label, points) in enumerate(shown)}
     about = f"Best PSNR gain over the base against {along}, a line for each {' and '.join(others) or 'run'}."
-    return draw("PSNR gain over the base", about, along, "gain, dB", ordered)
+    return draw("PSNR gain over the base", about, along, "gain, dB", ordered, names=values)
 
 
-def position(value: str, values: Sequence[str]) -> float:
-    """Where a value stands on the axis: itself if it is a number, else its place in the grid."""
-    try:
-        return float(value)
-    except ValueError:
-        return float(values.index(value))
+def in_order(values: Collection[str]) -> list[str]:
+    """Numbers by size, with other values by name after them."""
+
+    def place(value: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(value), value
+        except ValueError:
+            return True, 0.0, value
+
+    return sorted(values, key=place)
+
+
+def verdict(trials: Sequence[Trial]) -> Verdict:
+    """Which experiment is best, and whether it is better than the base."""
+    best = max(trials, key=lambda trial: trial.gain)
+    adapter, metrics = best_adapter(best.metrics), best.metrics or {}
+    if adapter is None:
+        return Verdict("unclear", "No experiment was measured.")
+    gain, low, high = (metrics[f"psnr_gain_{adapter}{end}"] for end in ("", "_low", "_high"))
+    digits = decimals(low, high)
+    settings = ", ".join(f"{name} {value}" for name, value in best.settings.items())
+    text = f"Best of {count(len(trials), 'experiment')}: {settings}, {adapter}, "
+    text += f"with {signed(gain, digits)} dB PSNR against the base"
+    if max(abs(gain), abs(low), abs(high)) < SMALLEST:
+        return Verdict("unclear", f"{text}: no improvement.")
+    if low == high:  # there is no spread to resample
+        return Verdict("unclear", f"{text}: one clip is too little to tell.")
+    text += f" (95 % interval {signed(low, digits)} to {signed(high, digits)})"
+    if low > 0:
+        return Verdict("better", f"{text}: better than the base.")
+    return Verdict(
+        "worse" if high < 0 else "unclear", f"{text}: {'worse than the base' if high < 0 else 'no clear difference'}."
+    )

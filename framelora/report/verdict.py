@@ -34,6 +34,11 @@ def signed(value: float, digits: int) -> str:
     return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
 
 
+def decimals(low: float, high: float) -> int:
+    """Decimals, in dB, that show on which side of zero the ends of an interval lie."""
+    return 2 if min(abs(low), abs(high)) >= 0.01 or low == high == 0 else 4
+
+
 def adapters_of(metrics: Mapping[str, float]) -> list[str]:
     """Names of the rendered adapters (`adapter_WEIGHT`) in `reports/metrics.json`, by weight."""
     names = [key.removeprefix("ends_psnr_") for key in metrics if key.startswith("ends_psnr_adapter_")]
@@ -65,7 +70,7 @@ def verdicts(metrics: Mapping[str, float], clips: int) -> list[Verdict]:
 def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: str) -> Verdict:
     """The paired difference of one adapter to the base; clear when its 95 % interval leaves out zero."""
     gain, low, high = (metrics[f"psnr_gain_{adapter}{end}"] for end in ("", "_low", "_high"))
-    digits = 2 if min(abs(low), abs(high)) >= 0.01 or low == high == 0 else 4  # enough to see the side of zero
+    digits = decimals(low, high)
     start = f"{adapter}: {signed(gain, digits)} dB PSNR against the base on {where}"
     if max(abs(gain), abs(low), abs(high)) < SMALLEST:
         return Verdict("unclear", f"{start}: no improvement, the adapter leaves the base as it is.")

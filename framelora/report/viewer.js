@@ -22,7 +22,7 @@ const viewer = (box) => {
   };
   const update = () => {
     const sample = document.getElementById(sampleChoice.value).closest(".sample");
-    const videos = new Map([...sample.querySelectorAll("video")].map((video) => [video.getAttribute("aria-label"), video]));
+    const videos = new Map([...sample.querySelectorAll("[data-src]")].map((video) => [video.dataset.label, video]));
     const methods = [...videos.keys()];
     offer(oneChoice, methods, box.dataset.one);
     offer(otherChoice, methods, box.dataset.other);

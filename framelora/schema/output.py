@@ -47,6 +47,10 @@ MetricName = Literal[
     "neighbour_ssim",
     "first_ssim",
     "flow_magnitude",
+    "subject_consistency",
+    "background_consistency",
+    "motion_smoothness",
+    "dynamic_degree",
 ]
 
 
@@ -57,6 +61,14 @@ class Score(Section):
     """TorchScript file of the Inception network behind FID; null: the tables say that it needs weights."""
     fvd_weights: str | None
     """TorchScript file of the I3D network behind FVD."""
+    subject_consistency_weights: str | None
+    """Folder of DINO ViT-B/16 as transformers saves it. docs/metrics.md tells of this and the next three."""
+    background_consistency_weights: str | None
+    """Folder of CLIP ViT-B/32 as transformers saves it."""
+    motion_smoothness_weights: str | None
+    """TorchScript file of AMT-S."""
+    dynamic_degree_weights: str | None
+    """TorchScript file of RAFT."""
     bootstrap_samples: Positive
     """Resamplings behind each confidence interval."""
     seed: int

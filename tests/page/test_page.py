@@ -16,15 +16,17 @@ import pandas as pd
 import pytest
 from axe_core_python.base import AXE_FILE_PATH
 from PIL import Image
-from report_tables import FRAMES, IMAGES, METHODS, WINDOW, metrics, tables
+from report_tables import FRAMES, IMAGES, METHODS, WINDOW, metrics, revision, stopped, tables
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from framelora.media.preview import contact_sheet, encode_mp4
+from framelora.report.compare import build_comparison
 from framelora.report.page import Tables, build_page
 from framelora.report.run import page_digest, run_script
+from framelora.report.sweep import Trial, build_sweep
 from framelora.training.stopped import stopped_script
 
 pytestmark = pytest.mark.page
@@ -169,6 +171,7 @@ def samples(browser: webdriver.Chrome) -> list[Any]:
 
 def loaded(browser: webdriver.Chrome, sample: Any) -> None:
     browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", sample)
+    wait(browser, "arguments[0].querySelector('video')", sample)
     wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => v.readyState > 1 && !v.seeking)", sample)
 
 
@@ -203,7 +206,7 @@ def test_videos_of_far_samples_are_not_loaded(view: Callable[..., webdriver.Chro
     page = build_page(given).replace('<h2 id="samples"', "<br>" * 300 + '<h2 id="samples"')
     (tmp_path / "index.html").write_text(page)
     browser = view(tmp_path)
-    assert browser.find_elements(By.CSS_SELECTOR, "video[src]") == []
+    assert browser.find_elements(By.CSS_SELECTOR, ".sample video, video[src]") == []
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -268,6 +271,11 @@ def test_costs_are_shown_as_text(view: Callable[..., webdriver.Chrome]) -> None:
     assert browser.find_element(By.ID, "costs-text").text == f"Made from commit {'c' * 40}, with uncommitted changes."
     cells = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#costs-table tbody tr > *")]
     assert cells == ["train", "1 min 5 s", "900 MiB", "<b>train</b>", "1", "1", "0"]
+    training = browser.find_element(By.XPATH, "//p[starts-with(., 'What it cost')]").text
+    assert training.startswith(
+        "What it cost: 30 steps on 5,678 trained parameters, an adapter of 1,234 bytes, "
+        "1 min 5 s of training with a peak of 900 MiB. "
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,7 +299,7 @@ def test_costs_of_no_run_or_of_another(
     assert [message for message in logged if "run.js" not in message] == []
 
 
-@pytest.mark.parametrize("width", [320, 380, 768, 1280, 2560])
+@pytest.mark.parametrize("width", [320, 380, 768, 1280, 2560, 3840])
 def test_nothing_overflows_sideways(view: Callable[..., webdriver.Chrome], width: int) -> None:
     browser = view(width=width)
     browser.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
@@ -308,14 +316,40 @@ def test_every_text_can_be_read(view: Callable[..., webdriver.Chrome], scheme: s
     assert [entry for entry in contrasts if entry[0] < 4.5] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(view: Callable[..., webdriver.Chrome], sweep: Path, scheme: str) -> None:
-    browser = view(sweep, scheme=scheme)
+def serious(browser: webdriver.Chrome) -> list[tuple[str, str]]:
+    """What axe finds that keeps people out: rule and element."""
     browser.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
     browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # axe itself is no part of the page
     browser.execute_script(Path(AXE_FILE_PATH).read_text())
     found = browser.execute_async_script("axe.run().then(arguments[0])")["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(view: Callable[..., webdriver.Chrome], sweep: Path, scheme: str) -> None:
+    assert serious(view(sweep, scheme=scheme)) == []
+
+
+def comparison() -> str:
+    runs = [revision("zero"), revision("learned", 0.5), stopped("workspace")]
+    return build_comparison(runs, bootstrap=10, seed=0)
+
+
+def experiments() -> str:
+    found = metrics(adapters={"adapter_1": 20.5})
+    return build_sweep([Trial({"adapter.rank": "4"}, found), Trial({"adapter.rank": "8"}, None)])
+
+
+@pytest.mark.parametrize("build", [comparison, experiments])
+@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1280, "light")])
+def test_the_other_pages_fit_and_can_be_read(
+    view: Callable[..., webdriver.Chrome], tmp_path: Path, build: Callable[[], str], width: int, scheme: str
+) -> None:
+    (tmp_path / "index.html").write_text(build())
+    browser = view(tmp_path, width=width, scheme=scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert [entry for entry in browser.execute_script(FAINT) if entry[0] < 4.5] == []
+    assert serious(browser) == []
 
 
 def test_controls_are_reached_and_named(view: Callable[..., webdriver.Chrome]) -> None:
@@ -426,7 +460,9 @@ def test_the_table_of_scores_sorts_filters_and_leads_to_the_sample(
     browser.find_element(By.ID, "find").send_keys("wave")
     assert cells(browser, 0) == ["clips/wave.mp4: Shot 000, frames 0 to 11"]
     assert browser.find_element(By.ID, "found").text == f"1 of {6 + 5} rows"
-    browser.find_element(By.CSS_SELECTOR, "#scores tbody tr:not([hidden]) a").click()
+    link = browser.find_element(By.CSS_SELECTOR, "#scores tbody tr:not([hidden]) a")
+    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", link)
+    link.click()
     assert browser.current_url.endswith(f"#{WINDOW}")
 
 

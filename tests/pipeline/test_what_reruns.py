@@ -14,13 +14,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import REPOSITORY, Project, Run
+from ruamel.yaml import YAML
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reruns")]
 
 ALL = ["captions", "extract", "pair", "encode", "train", "render", "score", "report"]
 TRAIN_CLIP, TEST_CLIP = "squirrel_spiky_ball", "camera_down_trees"  # dealt to these splits by their content
 CLIPS = Path("data/demo/clips")
+
+
+class StillFlow(torch.nn.Module):
+    """A flow network that sees no motion."""
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(one[:, :2])
 
 
 @dataclass
@@ -161,6 +170,27 @@ def test_a_parameter_touches_the_stages_that_use_it(
     touched = before.project.repro("--dry").stages
     before.project.git("checkout", "-q", "params.yaml")
     assert touched == stages
+
+
+def test_an_added_metric_scores_and_reports_and_its_network_computes_that_metric_only(
+    project: Project, tmp_path: Path
+) -> None:
+    names = [*YAML().load(project.root / "params.yaml")["score"]["metrics"], "dynamic_degree"]
+    project.set(score__metrics=names)
+    run = project.repro()
+    assert run.stages == ["score", "report"]
+    assert run.computed_kinds == set()
+    needs = "needs weights: score.dynamic_degree_weights"
+    assert f"dynamic_degree: {needs}" in run.stdout
+    assert needs in (project.root / "reports/index.html").read_text()
+    assert not [key for key in project.metrics() if key.startswith("dynamic_degree")]
+    torch.jit.script(StillFlow()).save(str(tmp_path / "raft.pt"))
+    project.set(score__dynamic_degree_weights=str(tmp_path / "raft.pt"))
+    run = project.repro()
+    assert run.stages == ["score", "report"]
+    assert run.computed_kinds == {"score/network"}
+    assert project.metrics()["dynamic_degree_base"] == 0
+    assert project.metrics()["dynamic_degree_gain_adapter_1"] == 0
 
 
 def test_another_weight_renders_only_that_weight(project: Project, before: UpToDate) -> None:

@@ -3,48 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
 
-import pandas as pd
-from report_tables import FRAMES, metrics, pair
+from report_tables import COMPARED as PAIRS
+from report_tables import FRAMES, revision, stopped
 
 from framelora.report.compare import Revision, build_comparison, changed_params, changed_sources, statements
-
-PAIRS = [f"{clip:016x}-000-{start:05d}-12" for clip in range(4) for start in (0, 4)]
-
-
-def revision(name: str, gain: float = 0.0, **changes: Any) -> Revision:
-    """A finished run whose adapter is better than the base by `gain` dB on every window."""
-    rows = [
-        {"pair": one, "kind": "window", "method": method, "psnr": psnr, "ssim": psnr / 50, "ends_psnr": 30.0}
-        for number, one in enumerate(PAIRS)
-        for method, psnr in (("base", 20.0 + number), ("adapter_1", 20.0 + number + gain), ("truth_vae", 40.0))
-    ]
-    scores = metrics(base=20.0, adapters={"adapter_1": 20.0 + gain})
-    scores |= {f"psnr_gain_adapter_1{end}": gain for end in ("", "_low", "_high")}
-    facts: dict[str, Any] = {
-        "name": name,
-        "commit": "",
-        "params": {"train": {"learning_rate": gain, "seed": 1}},
-        "digests": {"framelora/a.py": "1" * 32},
-        "sources": {PAIRS[0][:16]: "clips/a.mp4"},
-        "loss": pd.DataFrame({"step": range(1, 9), "loss": [1 / step for step in range(1, 9)]}),
-        "metrics": scores,
-        "samples": pd.DataFrame(rows),
-        "pairs": pd.DataFrame([pair(one, "window") for one in PAIRS]),
-        "videos": {
-            (one, method): f"videos/{name}/{one}/{method}.mp4"
-            for one in PAIRS
-            for method in ("truth", "base", "adapter_1")
-        },
-    }
-    return Revision(**(facts | changes))
-
-
-def stopped(name: str) -> Revision:
-    """A run that left no adapter."""
-    empty = {"loss": None, "metrics": None, "samples": None, "pairs": None, "videos": {}}
-    return revision(name, stopped="the loss is nan at step 7", **empty)
 
 
 def build(*revisions: Revision) -> str:
@@ -64,6 +28,14 @@ def test_a_run_that_learned_nothing_and_a_better_one_are_told_apart() -> None:
     assert verdict[1].endswith("learned is better.")
     assert said(revision("learned", 0.5), revision("zero"))[-1][1].endswith("learned is better.")
     assert said(revision("one", 0.5), revision("other", 0.5))[-1][1].endswith("no difference.")
+
+
+def test_two_runs_on_windows_of_one_clip_are_too_little_for_a_verdict() -> None:
+    runs = [revision("one"), revision("other", 0.5)]
+    few = [replace(run, samples=run.samples[run.samples.pair.str[:16] == PAIRS[0][:16]]) for run in runs]
+    tone, text = said(*few)[-1]
+    assert tone == "unclear"
+    assert text.endswith("against one on 2 shared windows: one clip is too little to tell.")
 
 
 def test_a_run_that_stopped_says_why_and_has_no_scores() -> None:

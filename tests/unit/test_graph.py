@@ -157,6 +157,7 @@ RERUNS = {
     "framelora/adapters/lora.py": ["render", "train"],
     "framelora/evaluation/metrics.py": ["score"],
     "framelora/evaluation/perceptual.py": ["score"],
+    "framelora/evaluation/vbench.py": ["score"],
     "framelora/evaluation/totals.py": ["score"],
     "framelora/evaluation/baselines.py": ["render"],
     "framelora/evaluation/rife.py": ["render"],
@@ -186,7 +187,8 @@ RECOMPUTES = {
     "framelora/adapters/lora.py": ["training.loop", "adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
     "framelora/evaluation/rife.py": ["evaluation.rife"],
-    "framelora/evaluation/metrics.py": ["evaluation.measures"],
+    "framelora/evaluation/metrics.py": ["evaluation.measures", "evaluation.vbench"],
+    "framelora/console.py": [],
     "framelora/evaluation/intervals.py": [],
     "framelora/evaluation/catalogue.py": [],
     "framelora/cells/store.py": [],
@@ -202,7 +204,7 @@ COMPUTING = [
     "adapters.lora",
     "evaluation.baselines",
 ]
-COMPUTING += ["evaluation.rife", "evaluation.measures", "media.thumbnail"]
+COMPUTING += ["evaluation.rife", "evaluation.measures", "evaluation.vbench", "media.thumbnail"]
 COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 
 

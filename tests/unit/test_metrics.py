@@ -32,6 +32,7 @@ from framelora.evaluation.metrics import ms_ssim, psnr, ssim, temporal_error
 from framelora.evaluation.perceptual import st_lpips
 from framelora.evaluation.temporal import BY_CLIP
 from framelora.evaluation.totals import extremes, flat_metrics, total_table
+from framelora.evaluation.vbench import BY_WEIGHTS
 from framelora.media.vmaf import vmaf
 
 RANDOM = np.random.default_rng(0)
@@ -201,7 +202,7 @@ class TestMeasure:
         assert measure(small, small, [name], middles=True)[name] is None
 
     def test_every_metric_of_the_catalogue_is_computed(self) -> None:
-        assert set(PER_SAMPLE) == {*BY_FRAME, *BY_CLIP, "temporal_error"}
+        assert set(PER_SAMPLE) == {*BY_FRAME, *BY_CLIP, *BY_WEIGHTS, "temporal_error"}
 
 
 def scores(**methods: list[float]) -> pd.DataFrame:
@@ -241,7 +242,8 @@ class TestTotals:
         table = scores(base=[20.0] * 5, adapter_1=[21.0, 25.0, 19.0, 20.0, 22.0])
         found = extremes(table)
         assert found[found.which == "best"].pair.tolist()[:2] == ["clip1-000-0-5", "clip4-000-0-5"]
-        assert found[found.which == "worst"].pair.tolist()[0] == "clip2-000-0-5"
+        assert found[found.which == "worst"].pair.tolist() == ["clip2-000-0-5", "clip3-000-0-5"]
+        assert found.pair.is_unique  # of five windows, none is among the best and the worst
         assert found.gain.tolist()[0] == 5.0
 
 
