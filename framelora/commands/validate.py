@@ -16,6 +16,7 @@ from framelora.cells.store import open_store
 from framelora.console import UserError, command, relative, say
 from framelora.dataset import gate
 from framelora.dataset.rules import ORDER, RULES
+from framelora.dataset.tokens import text_length
 from framelora.params import load_params
 
 
@@ -32,7 +33,8 @@ def validate(
         print_rules(params.captions.severities)
         return
     root = folder or Path(params.data.root)
-    inputs = gate.inspect(root, open_store(), params.data, params.captions, params.extract)
+    length = text_length(Path(params.model.base))
+    inputs = gate.inspect(root, open_store(), params.data, params.captions, params.extract, length)
     if report is not None:
         files.replace_folder(report, gate.issues_table(inputs.issues))
     gate.show(inputs.issues, all_levels=everything)

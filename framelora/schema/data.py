@@ -30,9 +30,9 @@ class Captions(Section):
     max_seconds: Annotated[float, Field(gt=0)]
     """Rule too-long; a long clip is cut at its shots."""
     min_tokens: Annotated[int, Field(ge=0)]
-    """Rule short-caption, in tokens of the family's tokenizer, or words where it has none."""
+    """Rule short-caption, in tokens of the base model's tokenizer, or words where it has none."""
     max_tokens: Positive
-    """Rule long-caption, in the same tokens."""
+    """Rule long-caption, in the same. Trigger word, prefix and suffix count; an encoder's chat template does not."""
     max_repeats: Positive
     """Rule repeated-caption: contents that may share one text."""
     trigger_word: str
