@@ -48,7 +48,7 @@ def main() -> None:
     check_columns(params, set(table.column))
 
     rows: Rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride)
-    measure(rows, shots.set_index("shot"), params)
+    measure(rows, shots.set_index("shot")[["content_id", "cell", "digest"]].to_dict("index"), params)
     kept, dropped = apply_filters(rows, filters, columns)
     splits: dict[str, Rows] = {split: [] for split in SPLITS}
     for row in kept:
@@ -72,8 +72,8 @@ def main() -> None:
         files.write_table(Path(f"data/pairs_{split}.parquet"), splits[split], PAIRS_SCHEMA)
 
 
-def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
-    """Add the measures to rows; what was measured once is a cell."""
+def measure(rows: Rows, shots: dict[str, dict[str, str]], params: Pair) -> None:
+    """Add the measures to rows; what was measured once is a cell. `shots`: content id, cell and digest of each shot."""
     filling = Filling(open_store(), "pair")
     of_shots: dict[tuple[str, ...], Rows] = defaultdict(list)
     for row in rows:
@@ -82,7 +82,7 @@ def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
     by_key = {cell.key: names for names, cell in cells.items()}
 
     def prepare(missing: list[Cell]) -> None:
-        keys = [shots.cell[name] for cell in missing for name in by_key[cell.key]]
+        keys = [shots[name]["cell"] for cell in missing for name in by_key[cell.key]]
         ensure(filling.store, "extract/frames", keys, "stages.extract")
 
     def compute(cell: Cell) -> Computed:
@@ -91,7 +91,7 @@ def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
         from framelora.media.measure import measure_windows
 
         names = by_key[cell.key]
-        frames = [decode_frames(filling.store.read("extract/frames", shots.cell[name])[1]) for name in names]
+        frames = [decode_frames(filling.store.read("extract/frames", shots[name]["cell"])[1]) for name in names]
         measured = measure_windows(np.concatenate(frames), [place_in(row) for row in of_shots[names]])
         yield cell, canonical_json([vars(one) for one in measured]).encode(), {}
 
@@ -103,15 +103,15 @@ def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
             row.update(values)
 
 
-def measures_cell(names: tuple[str, ...], shots: pd.DataFrame, params: Pair) -> Cell:
+def measures_cell(names: tuple[str, ...], shots: dict[str, dict[str, str]], params: Pair) -> Cell:
     """The cell of the measures of all windows of a shot, or of an image pair."""
     inputs = {
-        "frames": [shots.digest[name] for name in names],
+        "frames": [shots[name]["digest"] for name in names],
         "num_frames": params.num_frames,
         "stride": params.stride,
         "measuring": MEASURING,
     }
-    return Cell("pair/measures", shots.content_id[names[0]], inputs)
+    return Cell("pair/measures", shots[names[0]]["content_id"], inputs)
 
 
 def place_in(row: dict[str, Any]) -> tuple[int, int]:

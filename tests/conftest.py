@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from ruamel.yaml import YAML
 
 import framelora  # noqa: F401  # before any test imports torch: it sets how torch's threads wait
+
+# How long an example takes says nothing on a shared machine.
+settings.register_profile("framelora", deadline=None)
+settings.load_profile("framelora")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Under the demo's split seed the first two are dealt to train, the third to val, the last to test.

@@ -64,7 +64,7 @@ def data_page(inputs: Inputs, store: Store) -> dict[str, bytes]:
         except MissingCell:
             continue
         row["thumbnail"] = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-    return {"data.json": (json.dumps(page, indent=1, ensure_ascii=False) + "\n").encode()}
+    return {"data.json": (json.dumps(page, ensure_ascii=False) + "\n").encode()}
 
 
 def worst(issues: list[dict[str, str]]) -> int:
