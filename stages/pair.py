@@ -19,7 +19,7 @@ from framelora.cells.fill import Computed, Filling, ensure
 from framelora.cells.store import Cell, open_store
 from framelora.console import UserError, command, say, warn
 from framelora.dataset.filters import Filter, known_columns, look_up
-from framelora.dataset.leaks import find_leaks
+from framelora.dataset.leaks import find_leaks, shots_that_give_way
 from framelora.dataset.pairs import MEASURES, PAIRS_SCHEMA, SPLITS, cut_pairs, split_of
 from framelora.digest import canonical_json
 from framelora.media.lossless import decode_frames
@@ -32,6 +32,7 @@ MEASURING = {
     "code": [source_digest("framelora.media.measure"), source_digest("framelora.media.lossless")],
     "versions": versions("av", "numpy", "opencv-python-headless"),
 }
+LEAK = "pair.leaks: drop"  # what stands in dropped.csv in the place of a filter
 # Text and number of each metadata column, by content id and name.
 Columns = dict[tuple[str, str], tuple[str, float]]
 Rows = list[dict[str, Any]]
@@ -54,8 +55,11 @@ def main() -> None:
     for row in kept:
         # An image pair has no middles to learn from: it is always for test.
         splits["test" if row["kind"] == "image_pair" else place(str(row["content_id"]), params, columns)].append(row)
+    if params.leaks == "drop":
+        give_way(splits, dropped, params.leak_bits)
     windows = {split: [row for row in splits[split] if row["kind"] == "window"] for split in SPLITS}
     counts = ", ".join(f"{split} {len(windows[split])}" for split in SPLITS)
+    kept = [row for split in SPLITS for row in splits[split]]
     pairs = sum(row["kind"] == "image_pair" for row in kept)
     images = sum(row["kind"] == "image" for row in kept)
     shown = f"; images {images}" if images else ""
@@ -64,7 +68,8 @@ def main() -> None:
     if len(short):
         say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")
     for text, number in Counter(row["filter"] for row in dropped).items():
-        say(f"pair: {number} of {len(rows)} do not meet {text!r}")
+        what = "are of shots that nearly show what is held out" if text == LEAK else f"do not meet {text!r}"
+        say(f"pair: {number} of {len(rows)} {what}: reports/pairs/dropped.csv")
     leaks = find_leaks(splits, params.leak_bits)
     report(dropped, leaks, rows)
     check_splits(windows, params, columns)
@@ -140,6 +145,17 @@ def apply_filters(rows: Rows, filters: list[Filter], columns: Columns) -> tuple[
     return kept, dropped
 
 
+def give_way(splits: dict[str, Rows], dropped: Rows, bits: int) -> None:
+    """Leave out the shots that nearly show what a split that is held out shows; `dropped` gets their windows."""
+    left_out = shots_that_give_way(splits, bits)
+    for split, rows in splits.items():
+        for row in rows:
+            if row["start_shot"] in left_out:
+                value = left_out[row["start_shot"]]
+                dropped.append({"pair": row["pair"], "content_id": row["content_id"], "filter": LEAK, "value": value})
+        splits[split] = [row for row in rows if row["start_shot"] not in left_out]
+
+
 def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
     """Write reports/pairs/: dropped.csv, leaks.csv, and quantiles of the measures, to choose thresholds by."""
     windows = pd.DataFrame([row for row in rows if row["kind"] == "window"], columns=PAIRS_SCHEMA.names)
@@ -161,7 +177,7 @@ def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
         warn(
             f"warning: {len(leaks)} sources show nearly the same in two splits, for example {first['pair']} "
             f"({first['split']}) and {first['other_pair']} ({first['other_split']}): reports/pairs/leaks.csv lists "
-            "them; give them one value in pair.group_column, or remove one"
+            "them; set pair.leaks: drop, give them one value in pair.group_column, or remove one"
         )
 
 

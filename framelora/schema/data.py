@@ -124,7 +124,9 @@ class Pair(Section):
     filters: list[str]
     """Conditions that every window and image must meet, on measures and metadata columns: `motion > 0.5`."""
     leak_bits: Annotated[int, Field(ge=-1, le=16)]
-    """Windows of two splits whose pictures differ in at most this many of 64 bits are reported as leaks; -1: none."""
+    """Windows of two splits whose pictures differ in at most this many of 64 bits are leaks; -1: not looked for."""
+    leaks: Literal["report", "drop"]
+    """What leaks do: be reported, or have their shots left out: those of val for test, those of train for both."""
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> Pair:
