@@ -15,7 +15,7 @@ from framelora.cells.store import open_store
 from framelora.console import UserError, command, relative, say
 from framelora.dataset import captions, gate, sources
 from framelora.dataset.prompts import full_text, tag_variants
-from framelora.dataset.summary import data_page
+from framelora.dataset.summary import issues_report
 from framelora.dataset.tokens import text_length
 from framelora.params import load_params
 from framelora.schema.data import Captions
@@ -28,7 +28,7 @@ def main() -> None:
     store = open_store()
     length = text_length(Path(params.model.base))
     inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
-    files.replace_folder(Path("reports/captions"), gate.issues_table(inputs.issues) | data_page(inputs, store))
+    files.replace_folder(Path("reports/captions"), issues_report(inputs, store))
     gate.show(inputs.issues)
     gate.stop_at_errors(inputs.issues)
 

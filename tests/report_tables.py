@@ -105,7 +105,15 @@ def tables(**changes: Any) -> Tables:
             "validation_loss": 0.6,
             "validation_loss_base": 0.9,
         },
-        "issues": [{"severity": "info", "rule": "no-caption", "where": "pairs/hands", "message": "has no caption"}],
+        "issues": [
+            {
+                "severity": "info",
+                "rule": "no-caption",
+                "where": "pairs/hands",
+                "message": "has no caption",
+                "picture": "",
+            }
+        ],
         "skipped": pd.DataFrame({"path": ["clips/broken.mp4"], "reason": ["no frame can be decoded"]}),
         "sources": pd.DataFrame(
             {

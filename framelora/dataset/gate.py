@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from framelora.cells.fill import Computed, Filling
 from framelora.cells.store import Cell, Store
@@ -182,15 +179,6 @@ def facts_cell(path: str, digest: str) -> Cell:
         "versions": versions("av", "pillow"),
     }
     return Cell("captions/facts", digest, inputs)
-
-
-def issues_table(issues: list[Issue]) -> dict[str, bytes]:
-    """`issues.csv` and `issues.json`, the same rows in both."""
-    table = pd.DataFrame([vars(issue) for issue in issues], columns=["severity", "rule", "where", "message", "fix"])
-    return {
-        "issues.csv": table.to_csv(index=False).encode(),
-        "issues.json": (json.dumps(table.to_dict("records"), indent=2, ensure_ascii=False) + "\n").encode(),
-    }
 
 
 def show(issues: list[Issue], *, all_levels: bool = False) -> None:
