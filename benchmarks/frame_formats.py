@@ -6,19 +6,21 @@ python benchmarks/frame_formats.py VIDEO --width 512 --height 320
 from __future__ import annotations
 
 import io
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import typer
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load, save
 
+from framelora.media.frames import read_frames
 from framelora.media.lossless import decode_frames, encode_frames
+from framelora.media.probe import NO_FILE_BEYOND, probe_video
 
 Frames = NDArray[np.uint8]
 Codec = tuple[Callable[[Frames], bytes], Callable[[bytes], Frames]]
@@ -71,8 +73,9 @@ def main(
     video: Path, width: int = 512, height: int = 320, num_frames: int = 48, start: int = 0, rounds: int = 3
 ) -> None:
     """Print a row for each format; times are the best of some rounds."""
-    reader = decord.VideoReader(str(video), width=width, height=height, num_threads=1)
-    frames = reader.get_batch(list(range(start, start + num_frames))).asnumpy()
+    stream = read_frames(video, probe_video(video), (width, height), NO_FILE_BEYOND)
+    frames = np.stack([frame for _, frame in itertools.islice(stream, start, start + num_frames)])
+    stream.close()
     print(f"{width}x{height}, {num_frames} frames of {video.name}, one thread")
     print(f"{'format':16s} {'KiB/frame':>10s} {'write ms':>9s} {'read ms':>8s}")
     for name, (pack, unpack) in FORMATS.items():

@@ -44,16 +44,37 @@ def add_clip(folder: Path, number: int, clip: bytes) -> None:
     path.with_suffix(".txt").write_text(f"Bars of colour and a counter that runs, take {number}.")
 
 
-def run(project: Path) -> tuple[dict[str, float], float]:
-    """Seconds of each stage, and the greatest peak memory of any process in MiB."""
-    seconds = {}
+def used() -> float:
+    """CPU seconds of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(project: Path) -> tuple[list[tuple[float, float]], float]:
+    """Seconds and CPU seconds of each stage, and the greatest peak memory of any process in MiB."""
     environment = {**os.environ, "PYTHONPATH": str(project)}
+    seconds = []
     for stage in STAGES:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), used()
         command = [sys.executable, "-m", f"stages.{stage}"]
         subprocess.run(command, cwd=project, check=True, env=environment, capture_output=True)
-        seconds[stage] = time.perf_counter() - start
+        seconds.append((time.perf_counter() - start, used() - before))
     return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def make_project(project: Path, count: int, clip: bytes) -> None:
+    """A checkout with so many clips."""
+    shutil.copytree(ROOT / "framelora", project / "framelora")
+    shutil.copytree(ROOT / "stages", project / "stages")
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["data"]["root"] = "clips"
+    params["extract"]["buckets"] = ["64x64"]
+    params["pair"]["leak_bits"] = -1  # all clips show the same
+    with (project / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+    for number in range(count):
+        add_clip(project / "clips", number, clip)
 
 
 def main() -> None:
@@ -62,27 +83,29 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000])
     arguments = parser.parse_args()
     clip = make_clip()
-    print("clips   run       captions  extract     pair    total  peak MiB")
+    totals: dict[tuple[int, str], tuple[float, float]] = {}
+    print("seconds (of CPU)")
+    print("clips   run             captions         extract            pair           total  peak MiB")
     for count in arguments.counts:
         with tempfile.TemporaryDirectory() as folder:
             project = Path(folder)
-            shutil.copytree(ROOT / "framelora", project / "framelora")
-            shutil.copytree(ROOT / "stages", project / "stages")
-            yaml = YAML()
-            params = yaml.load(ROOT / "params.yaml")
-            params["data"]["root"] = "clips"
-            params["extract"]["buckets"] = ["64x64"]
-            params["pair"]["leak_bits"] = -1  # all clips show the same
-            with (project / "params.yaml").open("w") as file:
-                yaml.dump(params, file)
-            for number in range(count):
-                add_clip(project / "clips", number, clip)
+            make_project(project, count, clip)
             for name in ("first", "again", "one more"):
                 if name == "one more":
                     add_clip(project / "clips", count, clip)
                 seconds, peak = run(project)
-                shown = "".join(f"{seconds[stage]:9.1f}" for stage in STAGES)
-                print(f"{count:6d}  {name:8s}{shown}{sum(seconds.values()):9.1f}{peak:10.0f}", flush=True)
+                wall, cpu = (sum(column) for column in zip(*seconds, strict=True))
+                totals[count, name] = wall, cpu
+                shown = "".join(f"{one:8.1f} ({other:5.1f})" for one, other in [*seconds, (wall, cpu)])
+                print(f"{count:6d}  {name:8s}{shown}{peak:10.0f}", flush=True)
+        shares = [
+            100 * one / whole for one, whole in zip(totals[count, "one more"], totals[count, "first"], strict=True)
+        ]
+        print(f"one more clip takes {shares[0]:.1f} % of the first run ({shares[1]:.1f} % of its CPU time)", flush=True)
+    for name in ("first", "again"):
+        few, many = (totals[count, name] for count in (arguments.counts[0], arguments.counts[-1]))
+        ratios = [one / other for one, other in zip(many, few, strict=True)]
+        print(f"{name}: {ratios[0]:.1f} times the seconds, {ratios[1]:.1f} times the CPU time")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The gate: digest and probe every input file, read every caption, and stop before anything is decoded if data is bad.
 
-Reads data.root. Writes data/sources.parquet (the only table with names of files), data/captions.parquet,
-data/columns.parquet (the other columns of metadata files) and reports/captions/.
+Reads data.root and the base model's tokenizer, where it has one. Writes data/sources.parquet (the only table with names
+of files), data/captions.parquet, data/columns.parquet (the other columns of metadata files) and reports/captions/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from framelora.cells.store import open_store
 from framelora.console import UserError, command, relative, say
 from framelora.dataset import captions, gate, sources
 from framelora.dataset.prompts import full_text, tag_variants
-from framelora.dataset.summary import data_page
+from framelora.dataset.summary import issues_report
+from framelora.dataset.tokens import text_length
 from framelora.params import load_params
 from framelora.schema.data import Captions
 
@@ -25,8 +26,9 @@ def main() -> None:
     params = load_params()
     root = Path(params.data.root)
     store = open_store()
-    inputs = gate.inspect(root, store, params.data, params.captions, params.extract)
-    files.replace_folder(Path("reports/captions"), gate.issues_table(inputs.issues) | data_page(inputs, store))
+    length = text_length(Path(params.model.base))
+    inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
+    files.replace_folder(Path("reports/captions"), issues_report(inputs, store))
     gate.show(inputs.issues)
     gate.stop_at_errors(inputs.issues)
 
@@ -40,7 +42,8 @@ def main() -> None:
     files.write_table(Path("data/columns.parquet"), columns, captions.COLUMNS_SCHEMA)
     found = {kind: sum(source.kind == kind for source in inputs.sources) for kind in ("video", "image", "image_pair")}
     images = f"{found['image']} images, " if params.data.images else ""
-    say(f"captions: {found['video']} clips, {images}{found['image_pair']} image pairs, {len(texts)} contents")
+    counted = f"{len(texts)} contents; captions are counted in {length.unit}"
+    say(f"captions: {found['video']} clips, {images}{found['image_pair']} image pairs, {counted}")
     if not inputs.sources:
         raise UserError(
             f"data.root: none of the files in {relative(root)} can be read: see reports/captions/issues.csv"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import typer
@@ -54,7 +55,7 @@ class Extraction:
         )
         self.failed: dict[str, str] = {}
 
-    def left_out(self, source: pd.Series) -> str | None:
+    def left_out(self, source: Any) -> str | None:
         """Why a readable source is not used, by the parameters; None when it is."""
         bucket = nearest_bucket(source.width, source.height, self.sizes)
         factor = upscale(source.width, source.height, bucket)
@@ -62,7 +63,7 @@ class Extraction:
             return None
         return f"would be enlarged {factor:.1f} times; extract.max_upscale is {self.params.max_upscale:g}"
 
-    def shots_cell(self, source: pd.Series) -> Cell:
+    def shots_cell(self, source: Any) -> Cell:
         """The cell that lists a source's shots. Everything that decides cuts and time stamps is in its key."""
         inputs = {
             "digests": [source.digest, source.end_digest],
@@ -74,12 +75,12 @@ class Extraction:
         }
         return Cell("extract/shots", source.content_id, inputs)
 
-    def frames_cell(self, source: pd.Series, shot: dict[str, object]) -> Cell:
+    def frames_cell(self, source: Any, shot: dict[str, object]) -> Cell:
         """The cell of one shot's frames. How the cut was found is not in its key: an equal shot is an equal cell."""
         inputs = {"digest": shot["digest"], "shot": shot, "decoding": DECODING, "packing": PACKING}
         return Cell("extract/frames", source.content_id, inputs)
 
-    def decode(self, source: pd.Series) -> Iterator[tuple[dict[str, object], Shot]]:
+    def decode(self, source: Any) -> Iterator[tuple[dict[str, object], Shot]]:
         """Each shot of a source with its facts: an image is a shot of one frame."""
         if source.kind != "video":
             for digest, path in ((source.digest, source.path), (source.end_digest, source.end_path)):
@@ -92,7 +93,7 @@ class Extraction:
         ):
             yield shot_facts(source.digest, shot), shot
 
-    def compute(self, filling: Filling, source: pd.Series) -> Computed:
+    def compute(self, filling: Filling, source: Any) -> Computed:
         """Decode a source; yields the frames of its shots that the store lacks, then the list of the shots."""
         shots = []
         try:
@@ -126,25 +127,24 @@ def main(
 ) -> None:
     """Extract the frames of all sources."""
     params = load_params()
-    sources = files.read_table(Path("data/sources.parquet")).drop_duplicates("content_id").sort_values("content_id")
+    table = files.read_table(Path("data/sources.parquet")).drop_duplicates("content_id").sort_values("content_id")
     extraction = Extraction(params.extract, params.data)
-    unused = {source.path: reason for _, source in sources.iterrows() if (reason := extraction.left_out(source))}
-    sources = sources[~sources.path.isin(unused)]
+    sources = list(table.itertuples())
+    unused = {source.path: reason for source in sources if (reason := extraction.left_out(source))}
     filling = Filling(open_store(), "extract", Shard.parse(shard) if shard else None)
 
-    planned = {extraction.shots_cell(source).key: source for _, source in sources.iterrows()}
-    filling.fill(
-        [extraction.shots_cell(source) for source in planned.values()],
-        lambda cell: extraction.compute(filling, planned[cell.key]),
-    )
-    rows = [row for source in planned.values() for row in fill_frames(filling, extraction, source)]
+    planned = [(extraction.shots_cell(source), source) for source in sources if source.path not in unused]
+    by_key = {cell.key: source for cell, source in planned}
+    filling.fill([cell for cell, _ in planned], lambda cell: extraction.compute(filling, by_key[cell.key]))
+    rows = [row for cell, source in planned for row in fill_frames(filling, extraction, source, cell)]
     filling.close()
     report_failures(extraction.failed, params.extract.on_error)
     if not shard and not fill:
         files.write_table(Path("data/frames.parquet"), sorted(rows, key=lambda row: str(row["shot"])), SHOTS_SCHEMA)
         shown = {row["content_id"] for row in rows}
-        black = sources[~sources.content_id.isin(shown) & ~sources.path.isin(extraction.failed)].path
-        unused |= dict.fromkeys(black, "holds nothing but black (extract.black_level)")
+        for _, source in planned:
+            if source.content_id not in shown and source.path not in extraction.failed:
+                unused[source.path] = "holds nothing but black (extract.black_level)"
         for path, reason in sorted(unused.items()):
             warn(f"warning: {path} {reason}: left out")
         failures = pd.DataFrame(sorted((extraction.failed | unused).items()), columns=["path", "reason"])
@@ -152,13 +152,17 @@ def main(
         say(f"extract: {len(rows)} shots of {len(shown)} sources")
 
 
-def fill_frames(filling: Filling, extraction: Extraction, source: pd.Series) -> list[dict[str, object]]:
+def fill_frames(filling: Filling, extraction: Extraction, source: Any, listing: Cell) -> list[dict[str, object]]:
     """Make sure that the frames of every shot of a source are there (they can be lost when its list is not).
+
+    Args:
+        filling, extraction: as in `main`.
+        source: a row of sources.parquet.
+        listing: the cell that lists its shots.
 
     Returns:
         The source's rows of the index; none when it can't be decoded, or is another shard's.
     """
-    listing = extraction.shots_cell(source)
     try:
         shots = json.loads(filling.store.read(listing.kind, listing.key)[1])
     except MissingCell:

@@ -19,7 +19,7 @@ from framelora.cells.fill import Computed, Filling, ensure
 from framelora.cells.store import Cell, open_store
 from framelora.console import UserError, command, say, warn
 from framelora.dataset.filters import Filter, known_columns, look_up
-from framelora.dataset.leaks import find_leaks
+from framelora.dataset.leaks import find_leaks, shots_that_give_way
 from framelora.dataset.pairs import MEASURES, PAIRS_SCHEMA, SPLITS, cut_pairs, split_of
 from framelora.digest import canonical_json
 from framelora.media.lossless import decode_frames
@@ -32,6 +32,7 @@ MEASURING = {
     "code": [source_digest("framelora.media.measure"), source_digest("framelora.media.lossless")],
     "versions": versions("av", "numpy", "opencv-python-headless"),
 }
+LEAK = "pair.leaks: drop"  # what stands in dropped.csv in the place of a filter
 # Text and number of each metadata column, by content id and name.
 Columns = dict[tuple[str, str], tuple[str, float]]
 Rows = list[dict[str, Any]]
@@ -48,14 +49,17 @@ def main() -> None:
     check_columns(params, set(table.column))
 
     rows: Rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride)
-    measure(rows, shots.set_index("shot"), params)
+    measure(rows, shots.set_index("shot")[["content_id", "cell", "digest"]].to_dict("index"), params)
     kept, dropped = apply_filters(rows, filters, columns)
     splits: dict[str, Rows] = {split: [] for split in SPLITS}
     for row in kept:
         # An image pair has no middles to learn from: it is always for test.
         splits["test" if row["kind"] == "image_pair" else place(str(row["content_id"]), params, columns)].append(row)
+    if params.leaks == "drop":
+        give_way(splits, dropped, params.leak_bits)
     windows = {split: [row for row in splits[split] if row["kind"] == "window"] for split in SPLITS}
     counts = ", ".join(f"{split} {len(windows[split])}" for split in SPLITS)
+    kept = [row for split in SPLITS for row in splits[split]]
     pairs = sum(row["kind"] == "image_pair" for row in kept)
     images = sum(row["kind"] == "image" for row in kept)
     shown = f"; images {images}" if images else ""
@@ -64,7 +68,8 @@ def main() -> None:
     if len(short):
         say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")
     for text, number in Counter(row["filter"] for row in dropped).items():
-        say(f"pair: {number} of {len(rows)} do not meet {text!r}")
+        what = "are of shots that nearly show what is held out" if text == LEAK else f"do not meet {text!r}"
+        say(f"pair: {number} of {len(rows)} {what}: reports/pairs/dropped.csv")
     leaks = find_leaks(splits, params.leak_bits)
     report(dropped, leaks, rows)
     check_splits(windows, params, columns)
@@ -72,8 +77,8 @@ def main() -> None:
         files.write_table(Path(f"data/pairs_{split}.parquet"), splits[split], PAIRS_SCHEMA)
 
 
-def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
-    """Add the measures to rows; what was measured once is a cell."""
+def measure(rows: Rows, shots: dict[str, dict[str, str]], params: Pair) -> None:
+    """Add the measures to rows; what was measured once is a cell. `shots`: content id, cell and digest of each shot."""
     filling = Filling(open_store(), "pair")
     of_shots: dict[tuple[str, ...], Rows] = defaultdict(list)
     for row in rows:
@@ -82,7 +87,7 @@ def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
     by_key = {cell.key: names for names, cell in cells.items()}
 
     def prepare(missing: list[Cell]) -> None:
-        keys = [shots.cell[name] for cell in missing for name in by_key[cell.key]]
+        keys = [shots[name]["cell"] for cell in missing for name in by_key[cell.key]]
         ensure(filling.store, "extract/frames", keys, "stages.extract")
 
     def compute(cell: Cell) -> Computed:
@@ -91,7 +96,7 @@ def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
         from framelora.media.measure import measure_windows
 
         names = by_key[cell.key]
-        frames = [decode_frames(filling.store.read("extract/frames", shots.cell[name])[1]) for name in names]
+        frames = [decode_frames(filling.store.read("extract/frames", shots[name]["cell"])[1]) for name in names]
         measured = measure_windows(np.concatenate(frames), [place_in(row) for row in of_shots[names]])
         yield cell, canonical_json([vars(one) for one in measured]).encode(), {}
 
@@ -103,15 +108,15 @@ def measure(rows: Rows, shots: pd.DataFrame, params: Pair) -> None:
             row.update(values)
 
 
-def measures_cell(names: tuple[str, ...], shots: pd.DataFrame, params: Pair) -> Cell:
+def measures_cell(names: tuple[str, ...], shots: dict[str, dict[str, str]], params: Pair) -> Cell:
     """The cell of the measures of all windows of a shot, or of an image pair."""
     inputs = {
-        "frames": [shots.digest[name] for name in names],
+        "frames": [shots[name]["digest"] for name in names],
         "num_frames": params.num_frames,
         "stride": params.stride,
         "measuring": MEASURING,
     }
-    return Cell("pair/measures", shots.content_id[names[0]], inputs)
+    return Cell("pair/measures", shots[names[0]]["content_id"], inputs)
 
 
 def place_in(row: dict[str, Any]) -> tuple[int, int]:
@@ -140,6 +145,17 @@ def apply_filters(rows: Rows, filters: list[Filter], columns: Columns) -> tuple[
     return kept, dropped
 
 
+def give_way(splits: dict[str, Rows], dropped: Rows, bits: int) -> None:
+    """Leave out the shots that nearly show what a split that is held out shows; `dropped` gets their windows."""
+    left_out = shots_that_give_way(splits, bits)
+    for split, rows in splits.items():
+        for row in rows:
+            if row["start_shot"] in left_out:
+                value = left_out[row["start_shot"]]
+                dropped.append({"pair": row["pair"], "content_id": row["content_id"], "filter": LEAK, "value": value})
+        splits[split] = [row for row in rows if row["start_shot"] not in left_out]
+
+
 def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
     """Write reports/pairs/: dropped.csv, leaks.csv, and quantiles of the measures, to choose thresholds by."""
     windows = pd.DataFrame([row for row in rows if row["kind"] == "window"], columns=PAIRS_SCHEMA.names)
@@ -161,7 +177,7 @@ def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
         warn(
             f"warning: {len(leaks)} sources show nearly the same in two splits, for example {first['pair']} "
             f"({first['split']}) and {first['other_pair']} ({first['other_split']}): reports/pairs/leaks.csv lists "
-            "them; give them one value in pair.group_column, or remove one"
+            "them; set pair.leaks: drop, give them one value in pair.group_column, or remove one"
         )
 
 

@@ -107,8 +107,14 @@ def tables(**changes: Any) -> Tables:
             "validation_loss_base": 0.9,
         },
         "issues": [
-            {"severity": "info", "rule": "no-caption", "where": "pairs/hands", "message": "has no caption"}
-            | {"fix": "write one"}
+            {
+                "severity": "info",
+                "rule": "no-caption",
+                "where": "pairs/hands",
+                "message": "has no caption",
+                "fix": "write one",
+                "picture": "",
+            }
         ],
         "skipped": pd.DataFrame({"path": ["clips/broken.mp4"], "reason": ["no frame can be decoded"]}),
         "sources": pd.DataFrame(

@@ -75,7 +75,7 @@ class Store:
 
     def path(self, kind: str, key: str) -> Path:
         """Where a cell lies: `kind/first two digits/key.cell`."""
-        return self.root / kind / key[:2] / f"{key}.cell"
+        return Path(f"{self.root}/{kind}/{key[:2]}/{key}.cell")  # once parsed: this is asked thousands of times
 
     def put(self, cell: Cell, payload: bytes, meta: Mapping[str, Any] | None = None) -> Stored:
         """Write a cell; two writers of one key do no harm.
@@ -106,9 +106,9 @@ class Store:
         try:
             with self._open(kind, key) as file:
                 stored = self._header(file, kind, key)
+                note_use(file)
         except (FileNotFoundError, Damaged):
             return None
-        self._note_use(kind, key)
         return stored
 
     def read(self, kind: str, key: str) -> tuple[Stored, bytes]:
@@ -120,9 +120,9 @@ class Store:
         try:
             with self._open(kind, key) as file:
                 stored, payload = self._load(file, kind, key)
+                note_use(file)
         except (FileNotFoundError, Damaged):
             raise MissingCell(f"{kind} {key}") from None
-        self._note_use(kind, key)
         return stored, payload
 
     def check(self, kind: str, key: str) -> str | None:
@@ -192,14 +192,14 @@ class Store:
             fate = f"not used, but it can't be removed ({error.strerror})"
         warn(f"cells: {kind} {key[:12]} is damaged ({damage}): {fate}")
 
-    def _note_use(self, kind: str, key: str) -> None:
-        """Set the file's mtime, which `cells gc` reads as the last use. Nothing else looks at it."""
-        path = self.path(kind, key)
-        try:
-            if time.time() - path.stat().st_mtime > TOUCH_AFTER:
-                os.utime(path)
-        except OSError:
-            pass  # another process removed it, or the store is shared read-only: the note is a courtesy
+
+def note_use(file: BinaryIO) -> None:
+    """Set an open cell file's mtime, which `cells gc` reads as the last use. Nothing else looks at it."""
+    try:
+        if time.time() - os.fstat(file.fileno()).st_mtime > TOUCH_AFTER:
+            os.utime(file.fileno())
+    except OSError:
+        pass  # the store is shared read-only: the note is a courtesy
 
 
 def unwritable(root: Path, error: OSError) -> UserError:

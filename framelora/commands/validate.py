@@ -16,6 +16,8 @@ from framelora.cells.store import open_store
 from framelora.console import UserError, command, relative, say
 from framelora.dataset import gate
 from framelora.dataset.rules import ORDER, RULES
+from framelora.dataset.summary import issues_report
+from framelora.dataset.tokens import text_length
 from framelora.params import load_params
 
 
@@ -23,7 +25,7 @@ from framelora.params import load_params
 def validate(
     folder: Annotated[Path | None, typer.Argument(help="Data folder; default: data.root of params.yaml.")] = None,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of rules, with their severities.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Also write issues.csv and issues.json into this folder.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the issues into this folder.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Print infos too.")] = False,
 ) -> None:
     """Check a data folder under the rules and limits of params.yaml. Exit code 1 if there is an error."""
@@ -32,9 +34,11 @@ def validate(
         print_rules(params.captions.severities)
         return
     root = folder or Path(params.data.root)
-    inputs = gate.inspect(root, open_store(), params.data, params.captions, params.extract)
+    length = text_length(Path(params.model.base))
+    store = open_store()
+    inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
     if report is not None:
-        files.replace_folder(report, gate.issues_table(inputs.issues))
+        files.replace_folder(report, issues_report(inputs, store))
     gate.show(inputs.issues, all_levels=everything)
     levels = Counter(issue.severity for issue in inputs.issues)
     found = [counted(count, kind.replace("_", " ")) for kind, count in sorted(inputs.counts.items())]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from framelora.dataset.captions import Caption, Gathered
+from framelora.dataset.prompts import full_text
 from framelora.dataset.rules import Finding
 from framelora.dataset.sources import Source
+from framelora.dataset.tokens import TextLength
 from framelora.media.buckets import allowed_sizes, nearest_bucket, upscale
 from framelora.media.probe import DEMUXERS, IMAGE_FORMATS, Facts
 
@@ -89,7 +91,7 @@ def check_captions(
     sources: list[Source],
     content_ids: Mapping[str, str],
     params: Captions,
-    count_tokens: Callable[[str], int],
+    length: TextLength,
 ) -> Iterator[Finding]:
     """What is to say about captions."""
     names: dict[str, list[str]] = defaultdict(list)
@@ -106,30 +108,29 @@ def check_captions(
             yield Finding("empty-caption", caption.where, f"{of_content[0]} has an empty caption")
             continue
         alike[re.sub(r"\d+", "#", " ".join(caption.text.lower().split()))].append(caption)
-        yield from check_text(caption, of_content, params, count_tokens)
+        yield from check_text(caption, of_content, params, length)
     for captions in alike.values():
         if len(captions) > params.max_repeats:
             text = captions[0].text if len(captions[0].text) < 60 else captions[0].text[:57] + "..."
             yield Finding("repeated-caption", captions[0].where, f"{len(captions)} contents have {text!r}")
 
 
-def check_text(
-    caption: Caption, names: list[str], params: Captions, count_tokens: Callable[[str], int]
-) -> Iterator[Finding]:
-    """What is to say about one caption that is not empty."""
+def check_text(caption: Caption, names: list[str], params: Captions, length: TextLength) -> Iterator[Finding]:
+    """What is to say about one caption that is not empty. It must say enough by itself; it may be too long with the
+    trigger word, prefix and suffix that models get with it."""
     text = caption.text
     plain = text.lower().strip(" .!?<>[](){}\"'_-")
     stems = {re.sub(r"[\W_]+", " ", PurePosixPath(name).stem).lower().strip() for name in names}
     if not plain or plain in PLACEHOLDERS or plain.startswith("lorem ipsum") or re.sub(r"[\W_]+", " ", plain) in stems:
         yield Finding("placeholder", caption.where, f"{text[:60]!r} says nothing of the picture")
     else:
-        tokens = count_tokens(text)
-        if tokens < params.min_tokens:
-            limit = params.min_tokens
-            yield Finding("short-caption", caption.where, f"{tokens} tokens; captions.min_tokens is {limit}")
-        if tokens > params.max_tokens:
-            limit = params.max_tokens
-            yield Finding("long-caption", caption.where, f"{tokens} tokens; captions.max_tokens is {limit}")
+        if (count := length.count(text)) < params.min_tokens:
+            message = f"{count} {length.unit}; captions.min_tokens is {params.min_tokens}"
+            yield Finding("short-caption", caption.where, message)
+        whole = full_text(text, trigger_word=params.trigger_word, prefix=params.prefix, suffix=params.suffix)
+        if (count := length.count(whole)) > params.max_tokens:
+            message = f"{count} {length.unit}; captions.max_tokens is {params.max_tokens}"
+            yield Finding("long-caption", caption.where, message)
     odd = sorted({char for char in text if unicodedata.category(char) in ("Cc", "Cf", "Co", "Cn") and char != "\n"})
     odd = [char for char in odd if char not in "\u200d\u200c"]  # joiners, which emoji and some scripts need
     if odd:
@@ -148,8 +149,3 @@ def misread(text: str) -> bool:
         except (UnicodeEncodeError, UnicodeDecodeError):
             continue
     return False
-
-
-def count_words(text: str) -> int:
-    """Words, where a family has no tokenizer; in scripts without spaces, characters."""
-    return len(re.findall(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+", text))

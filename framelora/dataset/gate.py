@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from framelora.cells.fill import Computed, Filling
 from framelora.cells.store import Cell, Store
@@ -18,6 +15,7 @@ from framelora.dataset import captions, checks, sources
 from framelora.dataset.captions import Gathered
 from framelora.dataset.rules import RULES, Finding, Issue, judge
 from framelora.dataset.sources import Source
+from framelora.dataset.tokens import TextLength
 from framelora.digest import sha256
 from framelora.media.probe import (
     DEMUXERS,
@@ -66,7 +64,7 @@ def inspect(
     data: Data,
     params: Captions,
     extract: Extract,
-    count_tokens: Callable[[str], int] = checks.count_words,
+    length: TextLength,
 ) -> Inputs:
     """Look at everything in a data root.
 
@@ -107,7 +105,7 @@ def inspect(
     findings += checks.check_copies(found, content_ids)
     gathered = captions.gather(root, names, found, content_ids)
     findings += gathered.findings
-    findings += checks.check_captions(gathered, found, content_ids, params, count_tokens)
+    findings += checks.check_captions(gathered, found, content_ids, params, length)
     severities: dict[str, str] = dict(params.severities)
     if extract.on_error == "skip":
         for rule in ("unreadable", "unsupported-codec", "over-limit"):
@@ -181,15 +179,6 @@ def facts_cell(path: str, digest: str) -> Cell:
         "versions": versions("av", "pillow"),
     }
     return Cell("captions/facts", digest, inputs)
-
-
-def issues_table(issues: list[Issue]) -> dict[str, bytes]:
-    """`issues.csv` and `issues.json`, the same rows in both."""
-    table = pd.DataFrame([vars(issue) for issue in issues], columns=["severity", "rule", "where", "message", "fix"])
-    return {
-        "issues.csv": table.to_csv(index=False).encode(),
-        "issues.json": (json.dumps(table.to_dict("records"), indent=2, ensure_ascii=False) + "\n").encode(),
-    }
 
 
 def show(issues: list[Issue], *, all_levels: bool = False) -> None:

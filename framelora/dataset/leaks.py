@@ -66,3 +66,33 @@ def find_leaks(splits: Mapping[str, list[dict[str, object]]], bits: int) -> list
                     "split": split, "pair": pair, "other_split": other_split, "other_pair": other_pair, "bits": apart
                 }  # fmt: skip
     return sorted(nearest.values(), key=lambda row: (str(row["pair"]), str(row["other_pair"])))
+
+
+def shots_that_give_way(splits: Mapping[str, list[dict[str, object]]], bits: int) -> dict[str, str]:
+    """Shots to leave out so that no two splits show nearly the same: those of val for test, those of train for both.
+
+    No source changes its split, so that adding one moves no other.
+
+    Args:
+        splits: rows of the pairs tables by split.
+        bits: as in `find_leaks`.
+
+    Returns:
+        By shot, a window of the other split that one of its windows nearly equals.
+    """
+    if bits < 0:
+        return {}
+    windows: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))  # hash, split, shot: window
+    for split, rows in splits.items():
+        for row in rows:
+            windows[str(row["hash"])][split].setdefault(str(row["start_shot"]), str(row["pair"]))
+    near = near_duplicates(windows, bits)
+    nearly = [(text, text) for text in windows] + [(one, other) for one, other, _ in near]
+    nearly += [(other, one) for one, other, _ in near]
+    left_out: dict[str, str] = {}
+    for split, held_out in (("val", ("test",)), ("train", ("val", "test"))):
+        for one, other in nearly:
+            kept = (pair for name in held_out for shot, pair in windows[other][name].items() if shot not in left_out)
+            if windows[one][split] and (pair := next(kept, None)):
+                left_out |= {shot: pair for shot in windows[one][split] if shot not in left_out}
+    return left_out

@@ -77,8 +77,13 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     # Captions
     ("no-caption", "info", "no caption anywhere", "add NAME.txt or a metadata row"),
     ("empty-caption", "warning", "a caption of nothing but spaces", "write it, or remove the row"),
-    ("short-caption", "warning", "fewer tokens than captions.min_tokens", "describe what is seen and what moves"),
-    ("long-caption", "warning", "more tokens than captions.max_tokens: the rest is cut off", "shorten it"),
+    (
+        "short-caption",
+        "warning",
+        "shorter than captions.min_tokens",
+        "describe what is seen and what moves",
+    ),
+    ("long-caption", "warning", "longer than captions.max_tokens", "shorten it"),
     ("repeated-caption", "warning", "one text (digits aside) for many contents", "say what sets each apart"),
     ("control-characters", "warning", "control or invisible characters", "remove them"),
     ("mixed-encodings", "warning", "looks like UTF-8 read as Latin-1, or lost characters", "write it anew"),

@@ -1,72 +1,41 @@
-"""What the report shows of the data: counts, the rules that were broken, and each source with its issues."""
+"""What is written of the issues: a table for people and for programs, and a picture of each source that has one."""
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import json
-from collections import Counter, defaultdict
-from typing import Any
+
+import pandas as pd
 
 from framelora.cells.store import MissingCell, Store
 from framelora.dataset.gate import Inputs, facts_cell
-from framelora.dataset.rules import ORDER, RULES
+from framelora.dataset.sources import Source
 
-PICTURES = 200  # sources that are shown with a thumbnail; those with errors and warnings come first
+PICTURES = 200  # sources with issues of which a picture is kept, those with the worst first
 
 
-def data_page(inputs: Inputs, store: Store) -> dict[str, bytes]:
-    """`data.json`: what a page about the data needs, but for the split, which `pair` decides.
-
-    Keys: `found` (files by kind, readable or not), `severities` (issues by severity), `rules` (each broken rule with
-    severity, count, what it means, how to mend it), `sources` (the worst first: name, kind, content id, facts,
-    caption, issues, and for the first 200 a `thumbnail` as a data URI).
-    """
-    issues = inputs.issues
-    of_source: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for issue in issues:
-        of_source[issue.where].append({"severity": issue.severity, "rule": issue.rule, "message": issue.message})
-    counts = Counter((issue.severity, issue.rule) for issue in issues)
-    page: dict[str, Any] = {
-        "found": inputs.counts,
-        "severities": dict(Counter(issue.severity for issue in issues)),
-        "rules": [
-            {"severity": severity, "rule": rule, "count": count, "about": RULES[rule].about, "fix": RULES[rule].fix}
-            for (severity, rule), count in counts.items()
-        ],
-        "sources": [],
-    }
+def issues_report(inputs: Inputs, store: Store) -> dict[str, bytes]:
+    """`issues.csv` and `issues.json`, the same rows in both, worst first, and the pictures that their column `picture`
+    names: the first frame of the source that an issue is about, where there is one."""
+    sources: dict[str, Source] = {}
     for source in inputs.sources:
-        content_id = inputs.content_ids[source.name]
-        caption = inputs.gathered.captions.get(content_id)
-        places = dict.fromkeys([source.name, *source.paths, *([caption.where] if caption else [])])
-        facts = inputs.facts[source.path]
-        page["sources"].append(
-            {
-                "name": source.name,
-                "kind": source.kind,
-                "content_id": content_id,
-                "width": facts.width,
-                "height": facts.height,
-                "seconds": round(facts.duration, 3),
-                "fps": round(facts.fps, 3),
-                "codec": facts.codec,
-                "caption": caption.text if caption else "",
-                "caption_from": caption.where if caption else "",
-                "issues": [issue for place in places for issue in of_source.get(place, [])],
-            }
-        )
-    page["sources"].sort(key=lambda row: (worst(row["issues"]), row["name"]))
-    paths = {source.name: source.path for source in inputs.sources}
-    for row in page["sources"][:PICTURES]:
-        cell = facts_cell(paths[row["name"]], inputs.digests[paths[row["name"]]])
-        try:
-            picture = store.read(cell.kind, cell.key)[1]
-        except MissingCell:
-            continue
-        row["thumbnail"] = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-    return {"data.json": (json.dumps(page, indent=1, ensure_ascii=False) + "\n").encode()}
-
-
-def worst(issues: list[dict[str, str]]) -> int:
-    """Place of the worst severity in `ORDER`; its length when there is no issue."""
-    return min((ORDER.index(issue["severity"]) for issue in issues), default=len(ORDER))
+        caption = inputs.gathered.captions.get(inputs.content_ids[source.name])
+        for place in (source.name, *source.paths, *([caption.where] if caption else [])):
+            sources.setdefault(place, source)
+    pictures: dict[str, bytes] = {}
+    rows = []
+    for issue in inputs.issues:
+        name = ""
+        if (about := sources.get(issue.where)) is not None:
+            name = f"pictures/{inputs.content_ids[about.name]}.jpg"
+            if name not in pictures and len(pictures) < PICTURES:
+                cell = facts_cell(about.path, inputs.digests[about.path])
+                with contextlib.suppress(MissingCell):  # damaged, which has been said; the next run makes it anew
+                    pictures[name] = store.read(cell.kind, cell.key)[1]
+        rows.append({**vars(issue), "picture": name if name in pictures else ""})
+    table = pd.DataFrame(rows, columns=["severity", "rule", "where", "message", "fix", "picture"])
+    return {
+        "issues.csv": table.to_csv(index=False).encode(),
+        "issues.json": (json.dumps(table.to_dict("records"), indent=2, ensure_ascii=False) + "\n").encode(),
+        **pictures,
+    }

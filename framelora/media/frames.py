@@ -6,6 +6,7 @@ A process of its own can be stopped when it hangs, and a decoder that a broken f
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import resource
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from framelora.media.probe import DEMUXERS, Facts, Limits, OverLimit, Unreadable
 
+PIPE = 1 << 20  # bytes that the decoder may be ahead; what Linux lets anybody ask for
 PATIENCE = 60.0  # seconds without a frame, after which a decoder is stopped
 MAX_MEMORY = 8 << 30  # bytes of address space for a decoder
 # Light of PQ and HLG in units of reference white (203 cd/m2, ITU-R BT.2408), primaries to BT.709, and the Moebius
@@ -73,6 +75,8 @@ def read_frames(
         max_pixels=limits.max_pixels,
     )["v:0"]
     sink, pipe = os.pipe()
+    with contextlib.suppress(OSError):  # the user's pipes may hold no more together: it is slower then
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
     command = (
         source.output(
             f"pipe:{pipe}",
@@ -122,9 +126,10 @@ def _unpack(reader: IO[bytes], watch: Watch) -> Iterator[tuple[float, NDArray[np
     try:
         options = {"protocol_whitelist": "pipe"}
         with av.open(f"pipe:{reader.fileno()}", format="nut", options=options, metadata_errors="replace") as container:
+            unit = container.streams.video[0].time_base
             for frame in container.decode(video=0):
                 watch.note()
-                yield float(frame.pts * frame.time_base), frame.to_ndarray()
+                yield frame.pts * unit.numerator / unit.denominator, frame.to_ndarray()
     except av.FFmpegError:
         return  # ffmpeg ended within a frame or before the first: its exit code tells
 

@@ -186,7 +186,7 @@ def cut_shots(frames: Iterable[tuple[float, Frame]], fps: float, target_fps: flo
         if waiting:
             waiting[-1].ticks = ticks.until(time)
         step = max(1, frame.shape[1] // DETECTION_WIDTH)
-        small = np.ascontiguousarray(frame[::step, ::step, ::-1])
+        small = np.asarray(cv2.cvtColor(frame[::step, ::step], cv2.COLOR_RGB2BGR), np.uint8)
         for cut in detector.process_frame(FrameTimecode(index, fps=clock), small):
             cuts.add(cut.frame_num)
         waiting.append(Seen(index, time, frame, luma(small)))

@@ -30,9 +30,9 @@ class Captions(Section):
     max_seconds: Annotated[float, Field(gt=0)]
     """Rule too-long; a long clip is cut at its shots."""
     min_tokens: Annotated[int, Field(ge=0)]
-    """Rule short-caption, in tokens of the family's tokenizer, or words where it has none."""
+    """Rule short-caption, in tokens of the base model's tokenizer, or words where it has none."""
     max_tokens: Positive
-    """Rule long-caption, in the same tokens."""
+    """Rule long-caption, in the same. Trigger word, prefix and suffix count; an encoder's chat template does not."""
     max_repeats: Positive
     """Rule repeated-caption: contents that may share one text."""
     trigger_word: str
@@ -124,7 +124,9 @@ class Pair(Section):
     filters: list[str]
     """Conditions that every window and image must meet, on measures and metadata columns: `motion > 0.5`."""
     leak_bits: Annotated[int, Field(ge=-1, le=16)]
-    """Windows of two splits whose pictures differ in at most this many of 64 bits are reported as leaks; -1: none."""
+    """Windows of two splits whose pictures differ in at most this many of 64 bits are leaks; -1: not looked for."""
+    leaks: Literal["report", "drop"]
+    """What leaks do: be reported, or have their shots left out: those of val for test, those of train for both."""
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> Pair:

@@ -116,6 +116,8 @@ class Bench:
         folder = self.project.root / "reports/captions"
         table = pd.read_csv(folder / "issues.csv", keep_default_na=False)
         assert json.loads((folder / "issues.json").read_text()) == table.to_dict("records")
+        named = {name for name in table.picture if name}
+        assert named == {path.relative_to(folder).as_posix() for path in folder.glob("pictures/*")}
         return table
 
     def skipped(self) -> dict[str, str]:

@@ -9,7 +9,9 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from framelora.console import UserError
 from framelora.dataset.captions import Caption, Gathered
 from framelora.dataset.checks import (
     check_captions,
@@ -17,11 +19,11 @@ from framelora.dataset.checks import (
     check_names,
     check_source,
     check_text,
-    count_words,
 )
 from framelora.dataset.prompts import draw_dropout, draw_variant, full_text, tag_variants
 from framelora.dataset.rules import ORDER, RULES, Finding, judge
 from framelora.dataset.sources import Source
+from framelora.dataset.tokens import WORDS, text_length
 from framelora.digest import draw_seed
 from framelora.media.buckets import allowed_sizes, budget_buckets
 from framelora.media.probe import Facts
@@ -34,7 +36,7 @@ SOUND = Facts(320, 180, 72, 24.0, 3.0, "h264", 0, "yuv420p")
 
 def rules_of(text: str, **changes: Any) -> set[str]:
     params = PARAMS.captions.model_copy(update={"min_tokens": 3, "max_tokens": 20} | changes)
-    return {finding.rule for finding in check_text(Caption(text, "a.txt"), [CLIP.name], params, count_words)}
+    return {finding.rule for finding in check_text(Caption(text, "a.txt"), [CLIP.name], params, WORDS)}
 
 
 @pytest.mark.parametrize(
@@ -65,12 +67,44 @@ def test_a_good_caption_breaks_none(text: str) -> None:
     assert rules_of(text) == set()
 
 
+def test_tokens_of_the_base_are_counted_where_it_has_a_tokenizer() -> None:
+    """Beside transformers' own count; Framer has no tokenizer, so its captions are counted in words."""
+    base = REPOSITORY / "bases/tiny-easyanimate"
+    length = text_length(base)
+    assert length.unit == "tokens"
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+    for text in ("a red disc moves up", "Zwölf Boxkämpfer", "一只手在挥动", "a " * 500, ""):
+        assert length.count(text) == len(tokenizer(text).input_ids)
+    assert text_length(REPOSITORY / "bases/tiny-framer") is WORDS
+    assert text_length(Path("nowhere")) is WORDS
+
+
+def test_an_older_tokenizer_is_read_too_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "hand"]
+    (tmp_path / "tokenizer/vocab.txt").write_text("\n".join(words))
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert text_length(tmp_path).count("a hand waves") == 5
+    (tmp_path / "tokenizer/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer can't be loaded \(.*\): restore its files"):
+        text_length(tmp_path)
+
+
+def test_the_limits_hold_for_what_models_get() -> None:
+    """Too long counts the trigger word and what stands around a caption; too short does not."""
+    assert rules_of("a hand waves", max_tokens=4, suffix=", film, grain") == {"long-caption"}
+    assert rules_of("a hand", min_tokens=3, prefix="film of ") == {"short-caption"}
+    params = PARAMS.captions.model_copy(update={"max_tokens": 3})
+    (finding,) = check_text(Caption("a hand waves slowly", "a.txt"), [CLIP.name], params, WORDS)
+    assert finding.message == "4 words; captions.max_tokens is 3"
+
+
 def test_captions_that_are_alike_but_for_numbers_are_counted() -> None:
     sources = [Source(f"{number}.mp4", "video", f"{number}.mp4") for number in range(6)]
     ids = {source.name: source.name for source in sources}
     texts = {f"{number}.mp4": Caption(f"Take {number} of the  scene", f"{number}.txt") for number in range(4)}
     gathered = Gathered({**texts, "4.mp4": Caption("", "metadata.csv line 2")})
-    found = list(check_captions(gathered, sources, ids, PARAMS.captions, count_words))
+    found = list(check_captions(gathered, sources, ids, PARAMS.captions, WORDS))
     assert {(finding.rule, finding.where) for finding in found} == {
         ("repeated-caption", "0.txt"),
         ("empty-caption", "metadata.csv line 2"),

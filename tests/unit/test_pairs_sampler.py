@@ -132,6 +132,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_bytes((Path(__file__).resolve().parents[2] / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FRAMELORA_CELLS", raising=False)
+    set_pair(tmp_path, leaks="report")
     return tmp_path
 
 
@@ -183,7 +184,7 @@ def test_adding_sources_moves_no_other(project: Path) -> None:
         assert set(few[split].pair) == {pair for pair in many[split].pair if pair.rpartition("-000-")[0] in IDS[:50]}
 
 
-REST = {"split_column": None, "group_column": None, "filters": [], "leak_bits": 3}
+REST = {"split_column": None, "group_column": None, "filters": [], "leak_bits": 3, "leaks": "report"}
 SETTINGS = Pair(num_frames=5, stride=3, split_seed=0, **FRACTIONS, **REST)
 
 
@@ -291,6 +292,34 @@ def test_equal_pictures_in_two_splits_are_leaks(project: Path, capsys: pytest.Ca
     leaks = pd.read_csv(project / "reports/pairs/leaks.csv")
     assert (leaks["split"] != leaks.other_split).all()
     assert set(leaks.bits) == {0}
+
+
+@pytest.mark.parametrize(("gives_way", "keeps"), [("train", "test"), ("train", "val"), ("val", "test")])
+def test_shots_that_nearly_show_what_is_held_out_are_left_out_and_listed(
+    project: Path, gives_way: str, keeps: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dealt = {split: [name for name in IDS if split_of(name, seed=4, **FRACTIONS) == split] for split in SPLITS}
+    first, last = dealt[gives_way][0], dealt[keeps][0]
+    others = [name for split in (gives_way, *SPLITS) for name in dealt[split][1:5]]
+    names = [*dict.fromkeys([first, *others]), last]
+    rows = [shot(f"{name}-000", 9) for name in names] + [shot(f"{first}-001", 9)]
+    # The first shows what the last does; its second shot shows what the second source does, of the same split.
+    before = run_stage(rows, noise=len(names) - 1)
+    set_pair(project, leaks="drop")
+    capsys.readouterr()
+    after = run_stage(rows, noise=len(names) - 1)
+    lost = before[gives_way][before[gives_way].start_shot == f"{first}-000"].pair
+    assert len(lost) == 3
+    for split in SPLITS:
+        assert set(after[split].pair) == set(before[split].pair) - set(lost if split == gives_way else ())
+    dropped = pd.read_csv(project / "reports/pairs/dropped.csv")
+    assert set(dropped.pair) == set(lost)
+    assert set(dropped["filter"]) == {"pair.leaks: drop"}
+    assert set(dropped.value.str[:20]) == {f"{last}-000"}
+    assert not len(pd.read_csv(project / "reports/pairs/leaks.csv"))
+    told = capsys.readouterr()
+    assert "3 of 45 are of shots that nearly show what is held out" in told.out
+    assert "two splits" not in told.err
 
 
 # BatchSampler

@@ -50,7 +50,7 @@ def test_text_of_users_stays_text() -> None:
         params={"report": {"title": EVIL}, EVIL: EVIL},
         captions=given.captions.assign(text=EVIL),
         sources=given.sources.assign(name=EVIL, codec=EVIL),
-        issues=[dict.fromkeys(("severity", "rule", "where", "message", "fix"), EVIL)],
+        issues=[dict.fromkeys(("severity", "rule", "where", "message", "fix", "picture"), EVIL)],
         skipped=given.skipped.assign(path=EVIL, reason=EVIL),
         base={EVIL: {"bytes": 1, "sha256": EVIL}},
         run=given.run | {"cell": EVIL, "versions": {EVIL: EVIL}},
@@ -332,6 +332,15 @@ def test_thumbnails_are_shown_for_the_sources_that_have_one() -> None:
     page = build_page(tables())
     assert page.count('class="thumbnail"') == 1
     assert f'src="thumbnails/{WINDOW[:16]}.jpg" loading="lazy"' in page
+
+
+def test_an_issue_stands_beside_a_picture_of_what_it_is_about() -> None:
+    issues = [
+        dict.fromkeys(("severity", "rule", "where", "message"), "x") | {"picture": name} for name in ("a.jpg", "")
+    ]
+    page = build_page(tables(thumbnails={}, issues=issues))
+    assert page.count('class="thumbnail"') == 1
+    assert 'src="captions/a.jpg"' in page
 
 
 def test_an_adapter_that_changes_nothing_is_told_whatever_the_number_of_clips() -> None:
