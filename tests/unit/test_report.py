@@ -336,7 +336,8 @@ def test_thumbnails_are_shown_for_the_sources_that_have_one() -> None:
 
 def test_an_issue_stands_beside_a_picture_of_what_it_is_about() -> None:
     issues = [
-        dict.fromkeys(("severity", "rule", "where", "message"), "x") | {"picture": name} for name in ("a.jpg", "")
+        dict.fromkeys(("severity", "rule", "where", "message", "fix"), "x") | {"picture": name}
+        for name in ("a.jpg", "")
     ]
     page = build_page(tables(thumbnails={}, issues=issues))
     assert page.count('class="thumbnail"') == 1
