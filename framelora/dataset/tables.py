@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,11 +51,22 @@ def read_captions() -> dict[str, str]:
     return dict(zip(table.content_id, table.text, strict=True))
 
 
-class LatentsReader:
-    """Gives the cached tensors of units that an index of `LATENTS_SCHEMA` names."""
+KEPT = 64 * 2**20  # bytes: windows of one shot are cut from one cell, and checking its digest anew takes time
 
-    def __init__(self, store: Store, paths: Iterable[Path]) -> None:
+
+class LatentsReader:
+    """Gives the cached tensors of units that an index of `LATENTS_SCHEMA` names.
+
+    Args:
+        store: the store.
+        paths: the indexes.
+        keep: bytes of the last cells read that stay in memory.
+    """
+
+    def __init__(self, store: Store, paths: Iterable[Path], keep: int = KEPT) -> None:
         self.store = store
+        self.keep = keep
+        self.kept: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
         self.cells: dict[tuple[str, str], str] = {}
         self.digests: dict[tuple[str, str], str] = {}
         for path in paths:
@@ -71,8 +83,19 @@ class LatentsReader:
 
     def read(self, kind: str, unit: str, rows: slice = ALL_ROWS) -> dict[str, Tensor]:
         """Some rows, or all, of each tensor of a unit: `families.base.ReadUnit`."""
+        tensors = self.kept.pop((kind, unit), None) or self._read(kind, unit)
+        self.kept[kind, unit] = tensors
+        while sum(map(num_bytes, self.kept.values())) > self.keep:
+            self.kept.popitem(last=False)
+        return tensors if rows == ALL_ROWS else {name: tensor[rows] for name, tensor in tensors.items()}
+
+    def _read(self, kind: str, unit: str) -> dict[str, Tensor]:
         try:
-            tensors = unpack(self.store.read(f"encode/{kind}", self.cells[kind, unit])[1])
+            return unpack(self.store.read(f"encode/{kind}", self.cells[kind, unit])[1])
         except MissingCell:
             raise UserError(f"the {kind} of {unit} were lost while they were in use: run `dvc repro` again") from None
-        return tensors if rows == ALL_ROWS else {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def num_bytes(tensors: dict[str, Tensor]) -> int:
+    """Memory that tensors take."""
+    return sum(tensor.nbytes for tensor in tensors.values())
