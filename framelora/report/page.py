@@ -24,6 +24,8 @@ from framelora.report.scores import (
     score_columns,
     score_rows,
     shown,
+    step_charts,
+    steps_of,
     weight_charts,
 )
 from framelora.report.verdict import adapters_of, count, signed, verdicts
@@ -100,7 +102,11 @@ def build_page(tables: Tables) -> str:
         score_metrics=columns,
         score_rows=score_rows(tables.samples, columns, titles, order) if groups else [],
         groups=groups,
-        charts_of_weights=[*weight_charts(tables.metrics, tables.totals), *dynamics_charts(tables.samples)],
+        charts_of_weights=[
+            *weight_charts(tables.metrics, tables.totals),
+            *step_charts(tables.totals),
+            *dynamics_charts(tables.samples),
+        ],
         charts=[chart for chart in (loss_chart(tables.loss), validation_chart(tables.validation)) if chart],
         validated=tables.validation is not None,
         run=tables.run,
@@ -154,14 +160,20 @@ def about(method: str) -> str:
     """What a method is."""
     if method.startswith("adapter_"):
         return f"the adapter at weight {method.removeprefix('adapter_')}"
+    if method.startswith("steered_"):
+        return f"the adapter at weight {method.removeprefix('steered_')}, steered along the window's own tracks"
+    if (run := steps_of(method)) is not None:
+        return f"{run[1]} steps{' of ' + run[0] if run[0] else ''}, the adapter at its largest weight"
     return ABOUT.get(method, "")
 
 
 def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
     order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
+    order += sorted(method for method in set(tables.renders.method) if method.startswith("steered_"))
     order += ["rife", "flow_warp", "blend", "hold_first", "still"]
-    return order.index(method) if method in order else len(order)
+    run = steps_of(method)
+    return order.index(method) if method in order else len(order) + (run[1] if run else 0)
 
 
 def test_groups(tables: Tables) -> list[dict[str, Any]]:

@@ -67,6 +67,9 @@ class FramerRender(Section):
     """Let guidance rise to the middle frame and fall to the last, as Framer can."""
     scheduler: Literal["euler", "dpm++", "lcm"]
     """Sampler: euler (Framer's), dpm++ (multistep, for about half as many steps), lcm (for 4 to 8 steps)."""
+    tracks: Literal["none", "own"]
+    """Whether to render held-out windows along their own tracks as well (`steered_WEIGHT`), by the trained ControlNet:
+    what it bought. It is shown up to `control_points_max` of them."""
     decode_chunk_frames: Positive
     """Frames the VAE decodes at once; they see each other, so this changes the pictures."""
 

@@ -20,6 +20,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
 # Kinds of windows that the model can render, and what is rendered beside it without a model.
 KINDS = ("window",)
 BASELINES = ("still",)
+# Samplers to choose among: the base's own is the only one.
+SCHEDULERS = ()
 
 # Text units that are no content's: the empty caption (for dropout), and what guidance leads away from.
 EMPTY, NEGATIVE = "", "negative"
@@ -232,6 +234,11 @@ def unit_inputs(unit: EncodeUnit, params: EasyAnimate) -> dict[str, Any]:
     return {"dtype": params.encode.dtype}
 
 
-def render_inputs(params: EasyAnimate) -> list[dict[str, Any]]:
+def render_inputs(params: EasyAnimate, scheduler: None = None) -> list[dict[str, Any]]:
     """Parameters that change a render's bytes."""
     return [params.conditioning.model_dump(), params.render.model_dump()]
+
+
+def steering_inputs(params: EasyAnimate) -> dict[str, Any]:
+    """Parameters that change renders along tracks: there are none."""
+    return {}

@@ -52,13 +52,12 @@ def example_batch(base: Path, params: Framer, *, num_frames: int, width: int, he
     """
     factor = vae_factor(base)
     channels = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)["latent_channels"]
-    frame = (channels, height // factor, width // factor)
-    end, told = frame, params.conditioning
+    frame = (int(channels), height // factor, width // factor)
+    told = params.conditioning
+    bank = [told.condition_noise_draws] if told.condition_noise == "bank" else []
     item = {name: torch.zeros(num_frames, *frame) for name in ("mean", "std")}
-    if told.condition_noise == "bank":
-        end = (told.condition_noise_draws, *frame)
-        item["condition_sigmas"] = torch.ones(told.condition_noise_draws)
-    item |= {name: torch.zeros(end) for name in ("first", "last")}
+    item |= {name: torch.zeros(*bank, *frame) for name in ("first", "last")}
+    item |= {"condition_sigmas": torch.ones(bank)} if told.condition_noise != "off" else {}
     item["image_embeds"] = torch.zeros(2, empty_denoiser(base).config.cross_attention_dim)
     if params.encode.tracks != "none":
         points = params.encode.track_points

@@ -19,6 +19,8 @@ PACKAGES = ("torch", "diffusers", "transformers")
 # Kinds of windows that the model can render, and what is rendered beside it without a model.
 KINDS = ("window", "image_pair")
 BASELINES = ("hold_first", "blend", "flow_warp")
+# Samplers that `framer.render.scheduler` chooses among.
+SCHEDULERS = ("euler", "dpm++", "lcm")
 
 
 def end_unit(shot: str, frame: int) -> str:
@@ -34,7 +36,8 @@ def check_window(window: Window, base: Path) -> str | None:
 def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> list[tuple[str, str]]:
     """Units `(kind, unit)` of a window: both ends, and the shot's latents; an image pair has none between its ends.
 
-    Training may need more: the bank of noisy ends, and the tracks of points over the window.
+    Training may need more: the bank of noisy ends. Tracks of points are made over every window, to train a ControlNet
+    and to steer by it what is held out.
     """
     ends = [end_unit(shot, frame) for shot, frame in window.ends]
     units = [("ends", end) for end in ends]
@@ -42,7 +45,7 @@ def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> li
         units.append(("latents", window.start_shot))
         if purpose == "train" and params.conditioning.condition_noise == "bank":
             units += [("noisy_ends", end) for end in ends]
-        if purpose == "train" and params.encode.tracks != "none":
+        if params.encode.tracks != "none":
             units.append(("tracks", window.pair))
     return units
 
@@ -92,7 +95,20 @@ def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
     return {"noise_aug_strength": conditioning.noise_aug_strength, "dtype": encode.dtype}
 
 
-def render_inputs(params: Framer) -> list[dict[str, Any]]:
-    """Parameters that change a render's bytes: not those of the condition noise in training."""
+def render_inputs(params: Framer, scheduler: str | None = None) -> list[dict[str, Any]]:
+    """Parameters that change a render's bytes: not those of the condition noise in training.
+
+    Args:
+        params: the family's parameters.
+        scheduler: the sampler, where it is not the parameters'.
+    """
     told = params.conditioning.model_dump(include={"fps", "motion_bucket_id", "noise_aug_strength"})
-    return [told, params.render.model_dump()]
+    chosen = params.render.model_dump(exclude={"tracks"})
+    return [told, chosen | ({"scheduler": scheduler} if scheduler else {})]
+
+
+def steering_inputs(params: Framer) -> dict[str, Any]:
+    """Parameters that change renders along the windows' own tracks; empty where there are to be none."""
+    if params.render.tracks == "none":
+        return {}
+    return params.objective.model_dump(include={"heatmap_side", "control_points_max"})
