@@ -1,6 +1,6 @@
 """Encode frames and captions once: VAE posteriors and embeddings, cached on disk for training and rendering.
 
-Reads data/frames.parquet, data/pairs_*.parquet, data/captions.parquet and the base model. Writes
+Reads data/frames.parquet, data/pseudo.parquet, data/pairs_*.parquet, data/captions.parquet and the base model. Writes
 data/latents_{train,val,test}.parquet (indexes: the latents are cells).
 """
 
@@ -23,7 +23,7 @@ from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import check_finite, configure_torch, pack
 from framelora.console import UserError, command, warn
 from framelora.dataset.pairs import SPLITS
-from framelora.dataset.tables import LATENTS_SCHEMA, read_windows
+from framelora.dataset.tables import LATENTS_SCHEMA, read_shots, read_windows
 from framelora.digest import canonical_json
 from framelora.families.base import EncodeUnit, Purpose, Window
 from framelora.media.lossless import decode_frames
@@ -77,13 +77,15 @@ class Encoding:
     def prepare(self, missing: list[Cell]) -> None:
         """Make sure that the frames of the missing cells are there; build the encoders."""
         shots = {self.units[cell.key].shot for cell in missing} - {""}
-        ensure(self.store, "extract/frames", self.shots.loc[sorted(shots)].cell, "stages.extract")
+        for (kind, producer), rows in self.shots.loc[sorted(shots)].groupby(["cell_kind", "producer"]):
+            ensure(self.store, kind, rows.cell, producer)
         family = load_part(self.params.model.family, "encode")
         self.encoder: Any = family.Encoder(Path(self.params.model.base), self.params.family, configure_torch())
 
     def read_frames(self, shot: str) -> NDArray[np.uint8]:
         """Frames of a shot, `[F, H, W, 3]`."""
-        return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
+        row = self.shots.loc[shot]
+        return decode_frames(self.store.read(row.cell_kind, row.cell)[1])
 
     def compute(self, cell: Cell) -> Computed:
         """Encode one unit. A NaN is an error, never a cell."""
@@ -113,7 +115,7 @@ def main(
     """Encode what the pairs need."""
     params = load_params()
     store = open_store()
-    shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
+    shots = read_shots()
     units = load_part(params.model.family, "units")
     windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), units.KINDS) for split in SPLITS}
     table = files.read_table(Path("data/captions.parquet"))

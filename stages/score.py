@@ -109,7 +109,7 @@ def main() -> None:
     samples = pd.DataFrame([{**name, **value} for name, value in zip(names, values, strict=True)])
     samples = samples.reindex(columns=["pair", "kind", "method", *(name for name, _ in columns_of(params.metrics))])
     sets, notes = score_sets(scoring, index)
-    publish(params, samples, sets, {**too_small(samples, params.metrics), **notes})
+    publish(params, samples, sets, {**too_small(samples, params.metrics), **notes, **pseudo_note(index)})
     keys = [{"pair": row.pair, "method": row.method, "cell": cell.key} for row, cell in zip(rows, planned, strict=True)]
     files.write_table(Path("data/scores.parquet"), keys, SCORE_SCHEMA)
 
@@ -124,6 +124,13 @@ def too_small(samples: pd.DataFrame, names: Iterable[str]) -> dict[str, str]:
             which = "frames" if missing == pairs else f"frames of {missing} of {pairs} windows"
             notes[name] = f"{which} are below {SMALLEST_SIDE[name]} pixels on a side"
     return notes
+
+
+def pseudo_note(index: pd.DataFrame) -> dict[str, str]:
+    """What to know of the adapter where it learned from made middles."""
+    methods = sorted(set(index.pseudo) - {""})
+    text = f"the adapter learned from middles made by {', '.join(methods)}; true frames are what it is scored by"
+    return {"pseudo_middles": text} if methods else {}
 
 
 def score_sets(scoring: Scoring, index: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -46,6 +46,7 @@ class Run:
         self.store = store
         self.base = Path(params.model.base)
         self.family = load_part(params.model.family, "loss")
+        self.pseudo = pseudo_middles(Path("data/pairs_train.parquet"))
         self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in ("train", "val")}
         self.latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in self.windows}
         self.items = {split: self.items_of(split) for split in self.windows}
@@ -145,6 +146,7 @@ class Run:
         lineage = {
             "cell": self.final.key,
             **{name: self.final.inputs[name] for name in ("base", "adapter", "versions")},
+            **({"pseudo_middles": self.pseudo} if self.pseudo else {}),
         }
         logs = repository_root() / "logs" / self.final.key[:12]
         Session(self.params, self.family, self.base, logs).train(self.items, checkpoints, start, lineage)
@@ -165,6 +167,12 @@ class Run:
             validation = f", validation loss {summary['validation_loss_base']:.4f} -> {summary['validation_loss']:.4f}"
             validation += f", best {best['validation_loss']:.4f} at step {best['step']}"
         say(f"train: {summary['steps']} steps, {summary['trained_parameters']:,} parameters{validation}")
+
+
+def pseudo_middles(path: Path) -> dict[str, int]:
+    """How many training windows have made middles, by the method that made them."""
+    made = files.read_table(path).query("pseudo != ''")
+    return {str(method): int(count) for method, count in made.pseudo.value_counts().sort_index().items()}
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
@@ -37,6 +38,7 @@ RENDER_SCHEMA = pa.schema(
         column("cell_kind", pa.string(), "kind of the cell that holds the frames"),
         column("cell", pa.string(), "its key"),
         column("digest", pa.string(), "SHA-256 of its payload"),
+        column("pseudo", pa.string(), "made middles that the weights behind it learned from, by method; empty: none"),
         column("video", pa.string(), "preview under reports/render/"),
     ]
 )
@@ -47,6 +49,17 @@ def read_windows(path: Path, kinds: Iterable[str] = ("window", "image_pair")) ->
     table = read_table(path)
     table = table[table.kind.isin(list(kinds))][list(Window.__dataclass_fields__)]
     return [Window(**row) for row in table.to_dict("records")]
+
+
+def read_shots() -> pd.DataFrame:
+    """All shots by id, those that `pair` made of image pairs too; `cell_kind` and `producer` say where frames lie."""
+    tables = [read_table(Path("data") / name) for name in ("frames.parquet", "pseudo.parquet")]
+    shots = pd.concat([table for table in tables if len(table)] or tables[:1]).set_index("shot")
+    made = shots.kind == "pseudo"
+    return shots.assign(
+        cell_kind=made.map({True: "pair/pseudo", False: "extract/frames"}),
+        producer=made.map({True: "stages.pair", False: "stages.extract"}),
+    )
 
 
 class LatentsReader:

@@ -28,7 +28,7 @@ from framelora.report.scores import (
     steps_of,
     weight_charts,
 )
-from framelora.report.verdict import adapters_of, count, signed, verdicts
+from framelora.report.verdict import Verdict, adapters_of, count, signed, verdicts
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SCRIPTS = ("player.js", "viewer.js", "table.js", "page.js")
@@ -94,7 +94,7 @@ def build_page(tables: Tables) -> str:
         style=read_part("page.css"),
         script=read_script(*SCRIPTS),
         metrics=tables.metrics,
-        verdicts=verdicts(tables.metrics, windows.content_id.nunique()),
+        verdicts=[*pseudo_verdicts(tables), *verdicts(tables.metrics, windows.content_id.nunique())],
         totals=result_table(tables.totals, tables.notes, order, about, mid=False),
         mids=result_table(tables.totals, tables.notes, order, about, mid=True),
         adapters=adapters_of(tables.metrics),
@@ -243,16 +243,33 @@ def source_rows(tables: Tables) -> list[dict[str, Any]]:
     return sorted(found, key=lambda source: source["names"])
 
 
+def pseudo_windows(tables: Tables, split: str) -> dict[str, int]:
+    """How many windows of a split have made middles, by method."""
+    made = tables.pairs[split].query("pseudo != ''").pseudo
+    return {str(method): int(number) for method, number in made.value_counts().sort_index().items()}
+
+
+def pseudo_verdicts(tables: Tables) -> list[Verdict]:
+    """What stands before all else where the adapter learned from made middles."""
+    made = pseudo_windows(tables, "train")
+    if not made:
+        return []
+    total = len(tables.pairs["train"])
+    text = f"Pseudo middles: {sum(made.values())} of {count(total, 'training window')} are image pairs whose middles "
+    return [Verdict("unclear", f"{text}were made by {' and '.join(made)}. The adapter learns what that method does.")]
+
+
 def split_rows(tables: Tables) -> list[dict[str, Any]]:
     """A row a split, with its sources; `Not used` only when a source is in none."""
     sources = source_rows(tables)
     rows = []
     for split, label in SPLITS.items():
         own = [source for source in sources if source["split"] == split]
+        made = pseudo_windows(tables, split) if split in tables.pairs else {}
         rows.append(
             {
                 "name": split,
-                "label": label,
+                "label": " ".join([label, *([f"({sum(made.values())} with pseudo middles)"] if made else [])]),
                 "sources": own,
                 "clips": sum(source["kind"] == "video" for source in own),
                 "image_pairs": sum(source["kind"] == "image_pair" for source in own),

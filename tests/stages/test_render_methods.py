@@ -16,7 +16,7 @@ SWEPT = {"steps_euler_2", "steps_dpm++_2", "steps_lcm_2"}
 @pytest.fixture(scope="module")
 def project(make_project: Callable[..., Project]) -> Project:
     project = make_project(clips=CLIPS, train__max_train_steps=1, score__metrics=["psnr"])
-    project.set(framer__encode__tracks="lucas_kanade", train__controlnet="lora")
+    project.set(framer__encode__tracks="lucas_kanade", train__controlnet="full")
     for stage in ("captions", "extract", "pair", "encode", "train", "render"):
         project.stage(stage)
     return project

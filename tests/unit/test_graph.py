@@ -117,7 +117,7 @@ def test_code_that_computes_cells_does_not_import_the_parameters_or_the_store() 
         "evaluation/baselines",
         "adapters/lora",
     ]
-    computing += ["evaluation/rife", "evaluation/measures"]
+    computing += ["media/flow", "media/rife", "evaluation/measures"]
     parts = ("encode", "loss", "render", "units", "codec")
     computing += [f"families/{family}/{part}" for family in FAMILIES for part in parts]
     computing += ["families/framer/networks/unet", "families/easyanimate/networks/transformer"]
@@ -158,7 +158,8 @@ RERUNS = {
     "framelora/evaluation/perceptual.py": ["score"],
     "framelora/evaluation/totals.py": ["score"],
     "framelora/evaluation/baselines.py": ["render"],
-    "framelora/evaluation/rife.py": ["render"],
+    "framelora/media/rife.py": ["pair", "render"],
+    "framelora/media/flow.py": ["pair", "render", "score"],
     "framelora/report/page.py": ["report"],
     "framelora/params.py": STAGES,
     "framelora/cli.py": [],
@@ -183,7 +184,8 @@ RECOMPUTES = {
     "framelora/training/checkpoint.py": ["training.loop"],
     "framelora/adapters/lora.py": ["training.loop", "adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
-    "framelora/evaluation/rife.py": ["evaluation.rife"],
+    "framelora/media/rife.py": ["media.rife"],
+    "framelora/media/flow.py": ["evaluation.baselines", "media.flow", "evaluation.measures"],
     "framelora/evaluation/metrics.py": ["evaluation.measures"],
     "framelora/evaluation/intervals.py": [],
     "framelora/evaluation/catalogue.py": [],
@@ -199,7 +201,7 @@ COMPUTING = [
     "adapters.lora",
     "evaluation.baselines",
 ]
-COMPUTING += ["evaluation.rife", "evaluation.measures", "media.thumbnail"]
+COMPUTING += ["media.flow", "media.rife", "evaluation.measures", "media.thumbnail"]
 COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 
 

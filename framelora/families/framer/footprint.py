@@ -57,7 +57,7 @@ def example_batch(base: Path, params: Framer, *, num_frames: int, width: int, he
     bank = [told.condition_noise_draws] if told.condition_noise == "bank" else []
     item = {name: torch.zeros(num_frames, *frame) for name in ("mean", "std")}
     item |= {name: torch.zeros(*bank, *frame) for name in ("first", "last")}
-    item |= {"condition_sigmas": torch.ones(bank)} if told.condition_noise != "off" else {}
+    item |= {"condition_sigmas": torch.ones(bank)} if bank else {}
     item["image_embeds"] = torch.zeros(2, empty_denoiser(base).config.cross_attention_dim)
     if params.encode.tracks != "none":
         points = params.encode.track_points

@@ -69,7 +69,7 @@ def plan_units(
         base: the base model's folder; it counts for other families only.
         params: the family's parameters.
     """
-    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
+    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind.isin(["video", "pseudo"])]}
     for purpose, wanted in windows.items():
         for window in wanted:
             needed = units_of(window, purpose, base, params)
