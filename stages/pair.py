@@ -89,9 +89,7 @@ def main(fill: bool = typer.Option(False, help="Fill missing cells; write nothin
         say(f"pair: {number} of {len(rows)} do not meet {text!r}")
     leaks = find_leaks(splits, params.leak_bits)
     report(dropped, leaks, rows)
-    if (
-        params.pseudo_middles != "off"
-    ):  # pairs are dealt like clips; those of test are rendered, and scored on their ends
+    if params.pseudo_middles != "off":  # pairs are dealt like clips; those of test are scored on their ends
         windows["test"] = splits["test"]
     check_splits(windows, params, columns)
     files.write_table(Path("data/pseudo.parquet"), pseudo, SHOTS_SCHEMA)
@@ -162,8 +160,9 @@ def make_middles(rows: Rows, shots: pd.DataFrame, method: str) -> Rows:
         else:
             from framelora.media.flow import flow_warp as between
 
-        pictures = (decode_frames(filling.store.read("extract/frames", shots.cell[n])[1])[0] for n in ends[cell.unit])
-        yield cell, encode_frames(between(*pictures, shared["num_frames"])), {}
+        keys = [shots.cell[name] for name in ends[cell.unit]]
+        first, last = (decode_frames(filling.store.read("extract/frames", key)[1])[0] for key in keys)
+        yield cell, encode_frames(between(first, last, shared["num_frames"])), {}
 
     filling.fill(cells, compute, prepare)
     filling.close()
