@@ -1,13 +1,15 @@
 """Encode frames and captions once: VAE posteriors and embeddings, cached on disk for training and rendering.
 
-Reads data/frames.parquet, data/pseudo.parquet, data/pairs_*.parquet, data/captions.parquet and the base model. Writes
-data/latents_{train,val,test}.parquet (indexes: the latents are cells).
+Reads data/frames.parquet, data/pseudo.parquet, data/pairs_*.parquet, data/captions.parquet, data/tracks.parquet and the
+base model. Writes data/latents_{train,val,test}.parquet (indexes: the latents are cells).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from framelora.compute import check_finite, configure_torch, pack
 from framelora.console import UserError, command, warn
 from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import LATENTS_SCHEMA, read_shots, read_windows
+from framelora.dataset.tracks import in_window
 from framelora.digest import canonical_json
 from framelora.families.base import EncodeUnit, Purpose, Window
 from framelora.media.lossless import decode_frames
@@ -35,9 +38,14 @@ PURPOSES: dict[str, Purpose] = {"train": "train", "val": "train", "test": "rende
 
 
 def plan(
-    params: Params, shots: pd.DataFrame, windows: dict[str, list[Window]], captions: dict[str, str], device: str
+    params: Params,
+    shots: pd.DataFrame,
+    windows: dict[str, list[Window]],
+    captions: dict[str, str],
+    given: pd.DataFrame,
+    device: str,
 ) -> dict[EncodeUnit, Cell]:
-    """The cell of every unit that the shots, windows (by split) and captions need."""
+    """The cell of every unit that the shots, windows (by split), captions and given tracks need."""
     units = load_part(params.model.family, "units")
     base = Path(params.model.base)
     shared = {
@@ -54,13 +62,27 @@ def plan(
         for purpose in ("train", "render")
     }
     cells = {}
-    for unit in units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family):
+    for planned in units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family):
+        unit = with_given_tracks(planned, shots, given) if planned.kind == "tracks" else planned
         made_of: dict[str, Any] = {"text": unit.text, "detail": unit.detail}
         if unit.shot:
             made_of |= {"frames": shots.loc[unit.shot].digest, "numbers": unit.frames}
         inputs = {**made_of, **units.unit_inputs(unit, params.family), **shared}
         cells[unit] = Cell(f"encode/{unit.kind}", shots.loc[unit.shot].content_id if unit.shot else unit.unit, inputs)
     return cells
+
+
+def with_given_tracks(unit: EncodeUnit, shots: pd.DataFrame, given: pd.DataFrame) -> EncodeUnit:
+    """A unit of tracks with those that came with its video, in pixels of its window; unchanged where there are none."""
+    shot = shots.loc[unit.shot]
+    if shot.content_id not in given.index or unit.frames is None:
+        return unit
+    source = given.loc[shot.content_id]
+    times = [shot.times[number] for number in unit.frames]
+    places = in_window(
+        json.loads(source.tracks), (source.width, source.height), times, (int(shot.width), int(shot.height))
+    )
+    return dataclasses.replace(unit, detail=canonical_json(places))
 
 
 class Encoding:
@@ -117,10 +139,13 @@ def main(
     store = open_store()
     shots = read_shots()
     units = load_part(params.model.family, "units")
+    if (problem := units.check_encode(params.family)) is not None:
+        raise UserError(problem)
     windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), units.KINDS) for split in SPLITS}
     table = files.read_table(Path("data/captions.parquet"))
     captions = dict(zip(table.content_id, table.text, strict=True))
-    cells = plan(params, shots, windows, captions, configure_torch().type)
+    given = files.read_table(Path("data/tracks.parquet")).set_index("content_id")
+    cells = plan(params, shots, windows, captions, given, configure_torch().type)
 
     filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     encoding = Encoding(params, store, shots, cells)

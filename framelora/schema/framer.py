@@ -36,9 +36,12 @@ class FramerEncode(Section):
     """Frames the VAE encodes at once."""
     dtype: Literal["float32", "float16", "bfloat16"]
     """How latents are stored; they are computed in float32."""
-    tracks: Literal["none", "lucas_kanade"]
-    """How points are tracked over training windows, for the ControlNet: pyramidal Lucas-Kanade (OpenCV) with a check
-    forwards and backwards."""
+    tracks: Literal["none", "lucas_kanade", "cotracker"]
+    """How points are tracked over windows, for the ControlNet: pyramidal Lucas-Kanade (OpenCV) with a check forwards
+    and backwards, or CoTracker, where its package and weights are installed. Tracks that come with a video
+    (`NAME.tracks.json`) go before both."""
+    cotracker_weights: str | None
+    """File of CoTracker's weights (`scaled_offline.pth`), for `tracks: cotracker`."""
     track_points: Positive
     """Points to look for in the first frame of a window."""
 

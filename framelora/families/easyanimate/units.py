@@ -127,6 +127,10 @@ def check_window(window: Window, base: Path) -> str | None:
     return None
 
 
+def check_encode(params: EasyAnimate) -> None:
+    """Nothing that it encodes with has to be installed."""
+
+
 def clip_frames(window: Window, static: bool) -> tuple[int, ...]:
     """Numbers of a window's frames in its shot; of a static clip, only the middle one, which stands for all."""
     if static:

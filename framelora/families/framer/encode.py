@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from statistics import NormalDist
@@ -18,6 +19,7 @@ from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
 from framelora.families.base import EncodeUnit
 from framelora.families.framer.codec import clip_pixels, condition_latents, load_image_encoder, load_vae, to_signed
+from framelora.families.framer.cotracker import cotracker_points
 
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
@@ -43,11 +45,18 @@ class Encoder:
             For `ends`: `image_embeds` `[D]` (CLIP), `condition_latents` `[C, h, w]`: posterior mode of the frame with
             pixel noise, not scaled (SVD's convention; StableVideoDiffusionPipeline._encode_vae_image).
             For `noisy_ends`: `condition_latents` `[K, C, h, w]`, the same at K strengths, and `sigmas` `[K]`.
-            For `tracks`: see `track_points`.
+            For `tracks`: see `track_points`. Those that came with a video are in the unit's detail, as
+            `dataset.tracks.in_window` gives them.
         """
         assert frames is not None  # every unit of Framer's has some
         if unit.kind == "tracks":
-            return track_points(frames, self.params.encode.track_points)
+            count = self.params.encode.track_points
+            if unit.detail:
+                return given_points(json.loads(unit.detail), len(frames), count)
+            if self.params.encode.tracks == "cotracker":
+                weights = Path(self.params.encode.cotracker_weights or "")
+                return cotracker_points(frames, count, weights, self.device)
+            return track_points(frames, count)
         pixels = to_signed(frames).to(self.device)
         if unit.kind == "latents":
             parts = [self.vae.encode(batch).latent_dist for batch in pixels.split(self.params.encode.vae_batch)]
@@ -128,3 +137,19 @@ def track_points(frames: NDArray[np.uint8], count: int) -> dict[str, Tensor]:
             places = np.where(seen[:, None], moved, places).astype(np.float32)
             tracks[number:, :found], visible[number, :found] = places, seen
     return {"tracks": torch.from_numpy(tracks), "visible": torch.from_numpy(visible)}
+
+
+def given_points(places: list[list[list[float] | None]], num_frames: int, count: int) -> dict[str, Tensor]:
+    """Tracks that came with a video, as `track_points` gives its own: the first `count` of them.
+
+    Args:
+        places: place `[x, y]` of each point in each frame, in pixels; None where it is hidden.
+        num_frames: F.
+        count: P.
+    """
+    tracks, visible = torch.zeros(num_frames, count, 2), torch.zeros(num_frames, count, dtype=torch.uint8)
+    for point, track in enumerate(places[:count]):
+        for frame, place in enumerate(track):
+            if place is not None:
+                tracks[frame, point], visible[frame, point] = torch.tensor(place), 1
+    return {"tracks": tracks, "visible": visible}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from framelora.families.base import EncodeUnit, Purpose, Window
-from framelora.versions import versions
+from framelora.files import file_digest
+from framelora.versions import installed, versions
 
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
@@ -30,6 +31,19 @@ def end_unit(shot: str, frame: int) -> str:
 
 def check_window(window: Window, base: Path) -> str | None:
     """Why the model can't take a window of this size and length, or None: Framer takes every one."""
+    return None
+
+
+def check_encode(params: Framer) -> str | None:
+    """Which parameter of `framer.encode` asks for what is not installed, and what to do; None where all is there."""
+    if params.encode.tracks != "cotracker":
+        return None
+    if not installed("cotracker"):
+        return "framer.encode.tracks: cotracker needs the package cotracker: install it, or set tracks to lucas_kanade"
+    weights = params.encode.cotracker_weights
+    if weights is None or not Path(weights).is_file():
+        given = "is null" if weights is None else f"{weights} does not exist"
+        return f"framer.encode.cotracker_weights: {given}: give the path of CoTracker's scaled_offline.pth"
     return None
 
 
@@ -87,7 +101,12 @@ def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
     if unit.kind == "latents":
         return {"vae_batch": encode.vae_batch, "dtype": encode.dtype}
     if unit.kind == "tracks":
-        return {"method": encode.tracks, "points": encode.track_points, **versions("opencv-python-headless")}
+        if unit.detail:  # they came with the video
+            return {"points": encode.track_points}
+        used = {"method": encode.tracks, "points": encode.track_points, **versions("opencv-python-headless")}
+        if encode.tracks == "cotracker":
+            used |= {"weights": file_digest(Path(encode.cotracker_weights or "")), **versions("cotracker", "torch")}
+        return used
     if unit.kind == "noisy_ends":
         law = [conditioning.condition_noise_log_mean, conditioning.condition_noise_log_std]
         draws = [conditioning.condition_noise_draws, conditioning.condition_noise_seed]
