@@ -110,8 +110,8 @@ def find(names: Iterable[str], sources: Iterable[Source]) -> tuple[dict[str, Sou
                 message = f"lies beside {len(beside)} videos: call it NAME{SUFFIX}, after one of them"
                 findings.append(Finding("stray-tracks", name, message))
         elif name.endswith(SUFFIX):
-            if (video := by_stem.get(name.removesuffix(SUFFIX))) is not None:
-                found[name] = video
+            if name.removesuffix(SUFFIX) in by_stem:
+                found[name] = by_stem[name.removesuffix(SUFFIX)]
             else:
                 findings.append(Finding("stray-tracks", name, "belongs to no video"))
     return found, findings
