@@ -269,6 +269,14 @@ class TestFull:
         assert json.loads((tmp_path / "state/final/unet/config.json").read_text()) == {"_class_name": "Net", "width": 8}
 
 
+    def test_the_optimizer_has_what_is_trained_and_nothing_else(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "state"))
+        stepped = {name.partition("|")[0] for name in read_checkpoint(tmp_path / "state/final").tensors["optimizer"]}
+        names = [name for name, _ in tiny_networks(section())["unet"].named_parameters(prefix="unet")]
+        assert stepped == {name for name in names if ".lora_" in name}
+        assert len(stepped) < len(names)
+
+
 class TestTrackers:
     def test_tensorboard_gets_the_history(self, tmp_path: Path) -> None:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
