@@ -41,14 +41,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def configured(family: str, train: dict[str, Any]) -> Params:
     """The shipped parameters for a family's tiny base, with other values of `train`."""
     params = load_params(REPOSITORY / "params.yaml")
-    assert params.framer is not None
-    tracked = params.framer.encode.model_copy(update={"tracks": "lucas_kanade"})
     return params.model_copy(
         update={
             "model": params.model.model_copy(
                 update={"family": family, "base": str(REPOSITORY / f"bases/tiny-{family}")}
             ),
-            "framer": params.framer.model_copy(update={"encode": tracked}) if "controlnet" in train else params.framer,
             "train": Train.model_validate(params.train.model_dump() | train),
         }
     )
@@ -68,7 +65,8 @@ def measure(family: str, train: dict[str, Any], window: dict[str, int]) -> int:
     footprint = load_part(family, "footprint")
 
     def steps(window: dict[str, int], count: int) -> None:
-        item = footprint.example_batch(base, params.family, **window)
+        shown = {"controlnet": True} if params.train.controlnet != "none" else {}
+        item = footprint.example_batch(base, params.family, **window, **shown)
         items = Items(["zeros"], [(1,)], lambda _: item)
         networks = build_networks(loss, base, params.adapter, params.train, None).train()
         others = {name: network for name, network in networks.items() if name != "unet"}

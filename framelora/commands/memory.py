@@ -95,20 +95,18 @@ def configurations(params: Params) -> Iterator[tuple[str, Params]]:
 
 
 def changed(params: Params, rank: int | None = None, **train: Any) -> Params:
-    """A configuration with other values of `train`, and another rank; a ControlNet gets tracks to learn from."""
+    """A configuration with other values of `train`, and another rank."""
     if train.get("unet") == "full":
         train["base_int8"] = False
     sections: dict[str, Any] = {"train": params.train.model_copy(update=train)}
     sections["adapter"] = params.adapter.model_copy(update={"rank": rank or params.adapter.rank})
-    if params.framer is not None and sections["train"].controlnet != "none" and params.framer.encode.tracks == "none":
-        encode = params.framer.encode.model_copy(update={"tracks": "lucas_kanade"})
-        sections["framer"] = params.framer.model_copy(update={"encode": encode})
     return params.model_copy(update=sections)
 
 
 def name_of(params: Params) -> str:
     """A configuration in the guide's words."""
-    denoiser = "UNet" if params.model.family == "framer" else "transformer"
+    network = load_part(params.model.family, "keys").NETWORK
+    denoiser = {"unet": "UNet"}.get(network, network)
     train = params.train
     if train.unet == "full" and train.controlnet == "none":
         return "Full fine-tuning"

@@ -169,7 +169,8 @@ def estimate(
     networks.train()
     trained = trained_parameters(networks)
     count = sum(parameter.numel() for parameter in trained.values())
-    item = parts["footprint"].example_batch(base, family, **window)
+    shown = {"controlnet": True} if train.controlnet != "none" else {}
+    item = parts["footprint"].example_batch(base, family, **window, **shown)
     batch = {name: torch.stack([tensor] * train.train_batch_size) for name, tensor in item.items()}
     live = LiveStorage(networks)
     others = {name: network for name, network in networks.items() if name != "unet"}

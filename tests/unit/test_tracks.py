@@ -19,8 +19,7 @@ from framelora.dataset.checks import check_names
 from framelora.dataset.sources import Source
 from framelora.families.base import EncodeUnit
 from framelora.families.framer import units
-from framelora.families.framer.cotracker import cotracker_points, load_predictor
-from framelora.families.framer.encode import given_points
+from framelora.families.framer.encode import cotracker_points, given_points, load_predictor
 from framelora.media.buckets import centre_crop, cover
 from framelora.media.probe import Facts
 from framelora.params import load_params

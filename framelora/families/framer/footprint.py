@@ -42,13 +42,16 @@ def empty_controlnet(denoiser: FramerUNet, base: Path) -> TrajectoryControlNet:
     return controlnet
 
 
-def example_batch(base: Path, params: Framer, *, num_frames: int, width: int, height: int) -> dict[str, Tensor]:
+def example_batch(
+    base: Path, params: Framer, *, num_frames: int, width: int, height: int, controlnet: bool = False
+) -> dict[str, Tensor]:
     """An item as `loss.read_window` gives it, of zeros.
 
     Args:
         base: folder of the base model; only its configurations are read.
         params: the family's parameters.
         num_frames, width, height: of the window; sides in pixels.
+        controlnet: whether a ControlNet is trained, which is shown tracks.
     """
     factor = vae_factor(base)
     channels = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)["latent_channels"]
@@ -59,7 +62,7 @@ def example_batch(base: Path, params: Framer, *, num_frames: int, width: int, he
     item |= {name: torch.zeros(*bank, *frame) for name in ("first", "last")}
     item |= {"condition_sigmas": torch.ones(bank)} if bank else {}
     item["image_embeds"] = torch.zeros(2, empty_denoiser(base).config.cross_attention_dim)
-    if params.encode.tracks != "none":
+    if controlnet:
         points = params.encode.track_points
         item |= {"tracks": torch.zeros(num_frames, points, 2), "visible": torch.ones(num_frames, points)}
     return item
