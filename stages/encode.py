@@ -26,7 +26,7 @@ from framelora.compute import check_finite, configure_torch, pack
 from framelora.console import UserError, command, warn
 from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import LATENTS_SCHEMA, read_shots, read_windows
-from framelora.dataset.tracks import in_window
+from framelora.dataset.window_tracks import in_window
 from framelora.digest import canonical_json
 from framelora.families.base import EncodeUnit, Purpose, Window
 from framelora.media.lossless import decode_frames

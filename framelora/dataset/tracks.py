@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from framelora.dataset.rules import Finding
 from framelora.dataset.sources import Source
+from framelora.dataset.window_tracks import Place
 from framelora.digest import canonical_json
 from framelora.files import column
-from framelora.media.buckets import cover
 from framelora.media.probe import Facts
 
 SUFFIX = ".tracks.json"
@@ -35,7 +35,6 @@ SCHEMA = pa.schema(
         column("height", pa.int32(), "height of the source as displayed", "pixels"),
     ]
 )
-Place = tuple[float, float, float]  # time in s from the start, x and y in source pixels
 
 
 class BadTracks(ValueError):
@@ -133,39 +132,3 @@ def read(root: Path, found: Mapping[str, Source], facts: Mapping[str, Facts]) ->
         except (BadTracks, OSError) as error:
             findings.append(Finding("tracks-unreadable", name, str(error)))
     return tracks, findings
-
-
-def in_window(
-    tracks: Sequence[Sequence[Place]], size: tuple[int, int], times: Sequence[float], bucket: tuple[int, int]
-) -> list[list[list[float] | None]]:
-    """Tracks as a window sees them.
-
-    Args:
-        tracks: of `parse`.
-        size: `(width, height)` of the source, as displayed.
-        times: of the window's frames in the source, s from its start.
-        bucket: `(width, height)` of the window's frames, which cover it scaled and centre-cropped.
-
-    Returns:
-        For each track that is seen in at least one frame, its place `[x, y]` in each, in pixels of the window (to a
-        thousandth); None where it is hidden or outside.
-    """
-    scaled = cover(*size, bucket)
-    left, top = (scaled[0] - bucket[0]) // 2, (scaled[1] - bucket[1]) // 2
-    # A point at one moment only is seen in the frame that is on the screen then.
-    slack = max(np.diff(times).max(), 1e-3) / 2 if len(times) > 1 else 1e-3
-    found: list[list[list[float] | None]] = []
-    for track in tracks:
-        stamps, x, y = (np.array(values) for values in zip(*track, strict=True))
-        places: list[list[float] | None] = []
-        for time in times:
-            place = None
-            if stamps[0] - slack <= time <= stamps[-1] + slack:
-                across = float(np.interp(time, stamps, x)) * scaled[0] / size[0] - left
-                down = float(np.interp(time, stamps, y)) * scaled[1] / size[1] - top
-                if 0 <= across < bucket[0] and 0 <= down < bucket[1]:
-                    place = [round(across, 3), round(down, 3)]
-            places.append(place)
-        if any(place is not None for place in places):
-            found.append(places)
-    return found

@@ -17,6 +17,7 @@ from torch import Tensor
 from framelora.dataset import tracks
 from framelora.dataset.checks import check_names
 from framelora.dataset.sources import Source
+from framelora.dataset.window_tracks import in_window
 from framelora.families.base import EncodeUnit
 from framelora.families.framer import units
 from framelora.families.framer.encode import cotracker_points, given_points, load_predictor
@@ -120,18 +121,18 @@ class TestInWindow:
         scaled = picture[(rows * 180 / high).astype(int)][:, (columns * 320 / wide).astype(int)]
         cropped = centre_crop(scaled[None], bucket)[0, ..., 0]  # type: ignore[arg-type]
         down, across = ((axis + 0.5).mean() for axis in cropped.nonzero())
-        ((place,),) = tracks.in_window([[(0.0, x, y)]], size, [0.0], bucket)
+        ((place,),) = in_window([[(0.0, x, y)]], size, [0.0], bucket)
         assert place == pytest.approx([across, down], abs=0.6)
 
     def test_places_between_are_on_the_straight_line_and_hidden_outside_of_the_time(self) -> None:
         track = [(0.5, 10.0, 20.0), (1.5, 30.0, 60.0)]
-        ((before, first, half, last, after),) = tracks.in_window([track], (64, 64), [0, 0.5, 1.0, 1.5, 2.1], (64, 64))
+        ((before, first, half, last, after),) = in_window([track], (64, 64), [0, 0.5, 1.0, 1.5, 2.1], (64, 64))
         assert (before, after) == (None, None)
         assert (first, half, last) == ([10, 20], [20, 40], [30, 60])
 
     def test_what_the_crop_cuts_off_is_hidden_and_what_is_never_seen_is_left_out(self) -> None:
         seen, outside = [(0.0, 64.0, 32.0), (1.0, 2.0, 32.0)], [(0.0, 2.0, 32.0)]
-        found = tracks.in_window([seen, outside], (128, 64), [0.0, 1.0], (64, 64))
+        found = in_window([seen, outside], (128, 64), [0.0, 1.0], (64, 64))
         assert found == [[[32.0, 32.0], None]]
 
     def test_they_become_the_tensors_that_training_reads(self) -> None:

@@ -46,7 +46,7 @@ class Encoder:
             pixel noise, not scaled (SVD's convention; StableVideoDiffusionPipeline._encode_vae_image).
             For `noisy_ends`: `condition_latents` `[K, C, h, w]`, the same at K strengths, and `sigmas` `[K]`.
             For `tracks`: see `track_points`. Those that came with a video are in the unit's detail, as
-            `dataset.tracks.in_window` gives them.
+            `dataset.window_tracks.in_window` gives them.
         """
         assert frames is not None  # every unit of Framer's has some
         if unit.kind == "tracks":

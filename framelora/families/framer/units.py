@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from framelora.digest import sha256
 from framelora.families.base import EncodeUnit, Purpose, Window
-from framelora.files import file_digest
 from framelora.versions import installed, versions
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
             return {"points": encode.track_points}
         used = {"method": encode.tracks, "points": encode.track_points, **versions("opencv-python-headless")}
         if encode.tracks == "cotracker":
-            used |= {"weights": file_digest(Path(encode.cotracker_weights or "")), **versions("cotracker", "torch")}
+            used |= {
+                "weights": sha256(Path(encode.cotracker_weights or "").read_bytes()),
+                **versions("cotracker", "torch"),
+            }
         return used
     if unit.kind == "noisy_ends":
         law = [conditioning.condition_noise_log_mean, conditioning.condition_noise_log_std]
