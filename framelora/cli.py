@@ -100,8 +100,17 @@ def doctor(
     full: Annotated[
         bool, typer.Option("--full", help="Also compare every byte of the base model with its lock.")
     ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Also estimate the memory of training.")] = False,
+    preset: Annotated[
+        Path | None, typer.Option(help="Only estimate the memory of training with a preset, before it is applied.")
+    ] = None,
 ) -> None:
     """Check what would otherwise fail later: params.yaml, the data folder, the base model, the disk."""
+    if preset is not None:
+        from framelora.commands import memory as estimates  # here, since torch comes with it
+
+        estimates.show(estimates.preset_params(preset))
+        return
     params = load_params()
     say("params.yaml: ok")
     root = Path(params.data.root)
@@ -118,6 +127,10 @@ def doctor(
     if not Path("models/start").is_dir():
         raise UserError("models/start does not exist: `git checkout models/start` brings it back (train depends on it)")
     say(f"disk: {readable(shutil.disk_usage(open_store().root).free)} free for cells")
+    if memory:
+        from framelora.commands import memory as estimates
+
+        estimates.show(params)
 
 
 app.command("metrics")(command(metrics.show))

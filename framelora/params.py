@@ -95,6 +95,11 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             f"{where}: train.controlnet: {params.train.controlnet} needs tracks to learn from: set "
             "framer.encode.tracks to lucas_kanade"
         )
+    if framer is not None and framer.render.tracks != "none" and params.train.controlnet == "none":
+        raise UserError(
+            f"{where}: framer.render.tracks: {framer.render.tracks} steers by a ControlNet that was trained: set "
+            "train.controlnet to lora or full, or tracks to none"
+        )
     return params
 
 

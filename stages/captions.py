@@ -1,7 +1,8 @@
 """The gate: digest and probe every input file, read every caption, and stop before anything is decoded if data is bad.
 
 Reads data.root and the base model's tokenizer, where it has one. Writes data/sources.parquet (the only table with names
-of files), data/captions.parquet, data/columns.parquet (the other columns of metadata files) and reports/captions/.
+of files), data/captions.parquet, data/columns.parquet (the other columns of metadata files), data/tracks.parquet and
+reports/captions/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import typer
 from framelora import files
 from framelora.cells.store import open_store
 from framelora.console import UserError, command, relative, say
-from framelora.dataset import captions, gate, sources
+from framelora.dataset import captions, gate, sources, tracks
 from framelora.dataset.prompts import full_text, tag_variants
 from framelora.dataset.summary import issues_report
 from framelora.dataset.tokens import text_length
@@ -40,6 +41,7 @@ def main() -> None:
     files.write_table(Path("data/captions.parquet"), captioned, captions.SCHEMA)
     columns = captions.column_rows(inputs.gathered.columns)
     files.write_table(Path("data/columns.parquet"), columns, captions.COLUMNS_SCHEMA)
+    files.write_table(Path("data/tracks.parquet"), track_rows(inputs), tracks.SCHEMA)
     found = {kind: sum(source.kind == kind for source in inputs.sources) for kind in ("video", "image", "image_pair")}
     images = f"{found['image']} images, " if params.data.images else ""
     counted = f"{len(texts)} contents; captions are counted in {length.unit}"
@@ -48,6 +50,17 @@ def main() -> None:
         raise UserError(
             f"data.root: none of the files in {relative(root)} can be read: see reports/captions/issues.csv"
         )
+
+
+def track_rows(inputs: gate.Inputs) -> list[dict[str, object]]:
+    """Rows of `tracks.SCHEMA`: a row a content, by the first of its names that has tracks."""
+    rows: dict[str, dict[str, object]] = {}
+    for source in inputs.sources:
+        if source.path in inputs.tracks:
+            facts, content_id = inputs.facts[source.path], inputs.content_ids[source.name]
+            size = {"width": facts.width, "height": facts.height}
+            rows.setdefault(content_id, {"content_id": content_id, "tracks": inputs.tracks[source.path], **size})
+    return [rows[content_id] for content_id in sorted(rows)]
 
 
 def caption_row(content_id: str, text: str, params: Captions) -> dict[str, object]:

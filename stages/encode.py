@@ -1,7 +1,7 @@
 """Encode frames and captions once: VAE posteriors and embeddings, cached on disk for training and rendering.
 
-Reads data/frames.parquet, data/pairs_*.parquet, data/captions.parquet and the base model. Writes
-data/latents_{train,val,test}.parquet (indexes: the latents are cells).
+Reads data/frames.parquet, data/pseudo.parquet, data/pairs_*.parquet, data/captions.parquet, data/tracks.parquet and the
+base model. Writes data/latents_{train,val,test}.parquet (indexes: the latents are cells).
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ from numpy.typing import NDArray
 
 from framelora import files
 from framelora.base_model import fingerprint
-from framelora.cells.fill import Computed, Filling, Shard, ensure
+from framelora.cells.fill import Computed, Filling, Shard
 from framelora.cells.overlap import ReadAhead
 from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import check_finite, configure_torch, pack
 from framelora.console import UserError, command, warn
 from framelora.dataset.pairs import SPLITS
-from framelora.dataset.tables import LATENTS_SCHEMA, read_captions, read_windows
+from framelora.dataset.tables import (
+    LATENTS_SCHEMA,
+    ensure_frames,
+    read_captions,
+    read_given_tracks,
+    read_shots,
+    read_windows,
+    with_given_tracks,
+)
 from framelora.digest import canonical_json
 from framelora.families.base import EncodeUnit, Purpose, Window
 from framelora.media.lossless import decode_frames
@@ -35,9 +43,14 @@ PURPOSES: dict[str, Purpose] = {"train": "train", "val": "train", "test": "rende
 
 
 def plan(
-    params: Params, shots: pd.DataFrame, windows: dict[str, list[Window]], captions: dict[str, str], device: str
+    params: Params,
+    shots: pd.DataFrame,
+    windows: dict[str, list[Window]],
+    captions: dict[str, str],
+    given: pd.DataFrame,
+    device: str,
 ) -> dict[EncodeUnit, Cell]:
-    """The cell of every unit that the shots, windows (by split) and captions need."""
+    """The cell of every unit that the shots, windows (by split), captions and given tracks need."""
     units = load_part(params.model.family, "units")
     base = Path(params.model.base)
     shared = {
@@ -54,7 +67,8 @@ def plan(
         for purpose in ("train", "render")
     }
     cells = {}
-    for unit in units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family):
+    for planned in units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family):
+        unit = with_given_tracks(planned, shots, given)
         made_of: dict[str, Any] = {"text": unit.text, "detail": unit.detail}
         if unit.shot:
             made_of |= {"frames": shots.loc[unit.shot].digest, "numbers": unit.frames}
@@ -76,14 +90,15 @@ class Encoding:
         """Make sure that the frames of the missing cells are there; build the encoders."""
         # Units come ordered by shot, so that each shot is unpacked once, while the one before it is encoded.
         shots = [shot for cell in missing if (shot := self.units[cell.key].shot)]
-        ensure(self.store, "extract/frames", self.shots.loc[sorted(set(shots))].cell, "stages.extract")
+        ensure_frames(self.store, self.shots.loc[sorted(set(shots))])
         self.frames = ReadAhead(self.read_frames, shots)
         family = load_part(self.params.model.family, "encode")
         self.encoder: Any = family.Encoder(Path(self.params.model.base), self.params.family, configure_torch())
 
     def read_frames(self, shot: str) -> NDArray[np.uint8]:
         """Frames of a shot, `[F, H, W, 3]`."""
-        return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
+        row = self.shots.loc[shot]
+        return decode_frames(self.store.read(row.cell_kind, row.cell)[1])
 
     def compute(self, cell: Cell) -> Computed:
         """Encode one unit. A NaN is an error, never a cell."""
@@ -111,10 +126,12 @@ def main(
     """Encode what the pairs need."""
     params = load_params()
     store = open_store()
-    shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
+    shots = read_shots()
     units = load_part(params.model.family, "units")
+    if (problem := units.check_encode(params.family)) is not None:
+        raise UserError(problem)
     windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), units.KINDS) for split in SPLITS}
-    cells = plan(params, shots, windows, read_captions(), configure_torch().type)
+    cells = plan(params, shots, windows, read_captions(), read_given_tracks(), configure_torch().type)
 
     filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     encoding = Encoding(params, store, shots, cells)

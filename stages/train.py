@@ -27,7 +27,15 @@ from framelora.cells.fill import Computed, Filling, ensure
 from framelora.cells.store import Cell, Store, open_store, repository_root
 from framelora.compute import configure_torch
 from framelora.console import UserError, command, say, warn
-from framelora.dataset.tables import LatentsReader, read_captions, read_windows
+from framelora.dataset.tables import (
+    LatentsReader,
+    ensure_frames,
+    read_captions,
+    read_given_tracks,
+    read_shots,
+    read_windows,
+    with_given_tracks,
+)
 from framelora.families.base import ReadUnit
 from framelora.media.lossless import decode_frames
 from framelora.params import Params, load_params
@@ -55,6 +63,7 @@ class Run:
         self.base = Path(params.model.base)
         self.family = load_part(params.model.family, "loss")
         self.live = params.train.latents == "live"
+        self.pseudo = pseudo_middles(Path("data/pairs_train.parquet"))
         self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in ("train", "val")}
         self.latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in self.windows}
         self.items = self.all_items(device)
@@ -120,28 +129,27 @@ class Run:
     def live_reader(self, device: str) -> LiveReader:
         """Encodes windows in this process."""
         windows = [window for split in self.windows.values() for window in split]
-        table = self.shots()
+        table, given = self.shots(), read_given_tracks()
         units = load_part(self.params.model.family, "units").plan_units(
             table.reset_index(), {"train": windows}, read_captions(), self.base, self.params.family
         )
         return LiveReader(
-            units,
+            [with_given_tracks(unit, table, given) for unit in units],
             encoder=lambda: load_part(self.params.model.family, "encode").Encoder(
                 self.base, self.params.family, torch.device(device)
             ),
-            frames=lambda shot: decode_frames(self.store.read("extract/frames", table.loc[shot].cell)[1]),
+            frames=lambda shot: decode_frames(self.store.read(*table.loc[shot, ["cell_kind", "cell"]])[1]),
         )
 
     def shots(self) -> pd.DataFrame:
-        """The rows of data/frames.parquet that the windows need, by shot."""
+        """The rows of `read_shots` that the windows need."""
         needed = {shot for split in self.windows.values() for window in split for shot, _ in window.ends}
-        table = files.read_table(Path("data/frames.parquet")).set_index("shot")
-        return table.loc[sorted(needed)]
+        return read_shots().loc[sorted(needed)]
 
     def compute(self, _: Cell) -> Computed:
         """Train, from the last checkpoint of this very run if there is one; yields all cells of the run."""
         if self.live:
-            ensure(self.store, "extract/frames", self.shots().cell, "stages.extract")
+            ensure_frames(self.store, self.shots())
         for reader in [] if self.live else self.latents.values():
             for kind, keys in reader.by_kind().items():
                 ensure(reader.store, kind, keys, "stages.encode")
@@ -187,6 +195,7 @@ class Run:
         lineage = {
             "cell": self.final.key,
             **{name: self.final.inputs[name] for name in ("base", "adapter", "versions")},
+            **({"pseudo_middles": self.pseudo} if self.pseudo else {}),
         }
         logs = repository_root() / "logs" / self.final.key[:12]
         Session(self.params, self.family, self.base, logs).train(self.items, checkpoints, start, lineage)
@@ -207,6 +216,12 @@ class Run:
             validation = f", validation loss {summary['validation_loss_base']:.4f} -> {summary['validation_loss']:.4f}"
             validation += f", best {best['validation_loss']:.4f} at step {best['step']}"
         say(f"train: {summary['steps']} steps, {summary['trained_parameters']:,} parameters{validation}")
+
+
+def pseudo_middles(path: Path) -> dict[str, int]:
+    """How many training windows have made middles, by the method that made them."""
+    made = files.read_table(path).query("pseudo != ''")
+    return {str(method): int(count) for method, count in made.pseudo.value_counts().sort_index().items()}
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -42,6 +42,7 @@ def pair(name: str, kind: str) -> dict[str, Any]:
         "num_frames": FRAMES,
         "width": 96,
         "height": 64,
+        "pseudo": "",
     }
 
 

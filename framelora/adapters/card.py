@@ -57,6 +57,9 @@ def model_card(
         LOADING[form].format(network=network, path=path),
         "",
     ]
+    if made := state.lineage.get("pseudo_middles"):
+        told = ", ".join(f"{count} by {method}" for method, count in made.items())
+        lines += [f"**It learned from windows with made middles** ({told}), not from true frames alone.", ""]
     if idle:
         lines += [f"{len(idle)} of its layers reach no output of the model and hold zeros: {', '.join(idle)}.", ""]
     lines += [

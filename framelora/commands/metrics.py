@@ -38,7 +38,7 @@ def show() -> None:
         console.width = WIDTH
     console.print(table)
     for name, note in sorted(read_json(NOTES).items()) if NOTES.is_file() else []:
-        say(f"{ALL[name].label}: {note}")
+        say(f"{ALL[name].label if name in ALL else name}: {note}")
 
 
 def has(totals: Mapping[str, float], metric: Metric) -> list[str]:

@@ -14,6 +14,7 @@ from framelora.dataset.prompts import full_text
 from framelora.dataset.rules import Finding
 from framelora.dataset.sources import Source
 from framelora.dataset.tokens import TextLength
+from framelora.dataset.tracks import SHARED, SUFFIX
 from framelora.media.buckets import allowed_sizes, nearest_bucket, upscale
 from framelora.media.probe import DEMUXERS, IMAGE_FORMATS, Facts
 
@@ -32,10 +33,12 @@ UNREAD = frozenset(
 
 
 def check_names(names: Iterable[str]) -> Iterator[Finding]:
-    """Files that are neither read as media nor as captions."""
+    """Files that are read neither as media nor as captions or tracks."""
     for name in names:
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in DEMUXERS or suffix in IMAGE_FORMATS or suffix == ".txt":
+            continue
+        if PurePosixPath(name).name == SHARED or name.endswith(SUFFIX):
             continue
         if PurePosixPath(name).stem.lower() == "metadata" and suffix in (".json", ".jsonl", ".csv", ".parquet"):
             continue

@@ -11,7 +11,7 @@ from typing import Any
 from framelora.cells.fill import Computed, Filling
 from framelora.cells.store import Cell, Store
 from framelora.console import UserError, progress, relative, warn
-from framelora.dataset import captions, checks, sources
+from framelora.dataset import captions, checks, sources, tracks
 from framelora.dataset.captions import Gathered
 from framelora.dataset.rules import RULES, Finding, Issue, judge
 from framelora.dataset.sources import Source
@@ -45,6 +45,7 @@ class Inputs:
         facts: facts of each of their files.
         content_ids: content id of each source, by its name.
         gathered: captions and other columns by content id.
+        tracks: tracks of points that came with a video, as JSON by its path (`dataset.tracks`).
         issues: all that is wrong.
         counts: files of each kind that were found, readable or not.
     """
@@ -56,6 +57,7 @@ class Inputs:
     gathered: Gathered
     issues: list[Issue]
     counts: dict[str, int] = field(default_factory=dict)
+    tracks: dict[str, str] = field(default_factory=dict)
 
 
 def inspect(
@@ -106,11 +108,14 @@ def inspect(
     gathered = captions.gather(root, names, found, content_ids)
     findings += gathered.findings
     findings += checks.check_captions(gathered, found, content_ids, params, length)
+    of_videos, stray = tracks.find(names, found)
+    given, unreadable = tracks.read(root, of_videos, facts)
+    findings += stray + unreadable
     severities: dict[str, str] = dict(params.severities)
     if extract.on_error == "skip":
         for rule in ("unreadable", "unsupported-codec", "over-limit"):
             severities.setdefault(rule, "warning")
-    return Inputs(found, digests, facts, content_ids, gathered, judge(findings, severities), counts)
+    return Inputs(found, digests, facts, content_ids, gathered, judge(findings, severities), counts, given)
 
 
 def probe_files(

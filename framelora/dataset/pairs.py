@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,8 @@ SHOTS_SCHEMA = pa.schema(
     [
         column("shot", pa.string(), "id of the shot: content id and number, start/end of an image pair, or image"),
         column("content_id", pa.string(), "content it was cut from"),
-        column("kind", pa.string(), "video, image or image_pair"),
-        column("cell", pa.string(), "key of the extract/frames cell that holds the frames"),
+        column("kind", pa.string(), "video, image, image_pair, or pseudo (middles made for an image pair)"),
+        column("cell", pa.string(), "key of the cell that holds the frames: extract/frames, or pair/pseudo"),
         column("digest", pa.string(), "SHA-256 of that cell's payload"),
         column("num_frames", pa.int32(), "frames kept", "frames"),
         column("width", pa.int32(), "width of the frames", "pixels"),
@@ -42,6 +43,7 @@ PAIRS_SCHEMA = pa.schema(
         column("static", pa.float64(), "share of pixels that do not change along the window", "0..1"),
         column("sharpness", pa.float64(), "variance of the Laplacian of brightness", "(0..255)^2"),
         column("brightness", pa.float64(), "mean brightness", "0..1"),
+        column("pseudo", pa.string(), "what made the middles of an image pair: flow or rife; empty: nothing did"),
         column("hash", pa.string(), "difference hashes of first, middle and last frame, 16 hex digits each"),
     ]
 )
@@ -99,4 +101,17 @@ def pair_row(pair: str, kind: str, start: tuple[Any, int], end: tuple[Any, int],
         "num_frames": num_frames,
         "width": start[0].width,
         "height": start[0].height,
+        "pseudo": "",
     }
+
+
+def pseudo_row(row: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The window with made middles in place of an image pair; it keeps the measures of the pair's two images."""
+    num_frames, shot = row["num_frames"], pseudo_shot(row["content_id"])
+    places = {"start_shot": shot, "start_frame": 0, "end_shot": shot, "end_frame": num_frames - 1}
+    return {**row, **places, "pair": f"{shot}-{num_frames}", "kind": "window", "pseudo": method}
+
+
+def pseudo_shot(content_id: str) -> str:
+    """Id of the shot that is made of an image pair."""
+    return f"{content_id}-pseudo"

@@ -74,6 +74,9 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("conflicting-captions", "error", "one content with different captions", "keep one caption"),
     ("conflicting-columns", "error", "one content with different values in a column", "keep one value"),
     ("stray-sidecar", "warning", "a .txt beside no clip or image", "rename it to its clip's name, or remove it"),
+    # Tracks
+    ("tracks-unreadable", "error", "a file of tracks that can't be used", "mend or remove it (docs/data.md)"),
+    ("stray-tracks", "warning", "a file of tracks beside no video, or beside several", "rename or remove it"),
     # Captions
     ("no-caption", "info", "no caption anywhere", "add NAME.txt or a metadata row"),
     ("empty-caption", "warning", "a caption of nothing but spaces", "write it, or remove the row"),

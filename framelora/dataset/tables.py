@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
+from framelora.cells.fill import ensure
 from framelora.cells.store import MissingCell, Store
 from framelora.compute import unpack
 from framelora.console import UserError
-from framelora.families.base import ALL_ROWS, Window
+from framelora.dataset.window_tracks import in_window
+from framelora.digest import canonical_json
+from framelora.families.base import ALL_ROWS, EncodeUnit, Window
 from framelora.files import column, read_table
 
 LATENTS_SCHEMA = pa.schema(
@@ -29,10 +35,15 @@ RENDER_SCHEMA = pa.schema(
     [
         column("pair", pa.string(), "id of the window or image pair"),
         column("kind", pa.string(), "window or image_pair"),
-        column("method", pa.string(), "truth, truth_vae, base, adapter_WEIGHT or a baseline"),
+        column(
+            "method",
+            pa.string(),
+            "truth, truth_vae, base, adapter_WEIGHT, steered_WEIGHT, steps_SAMPLER_N or a baseline",
+        ),
         column("cell_kind", pa.string(), "kind of the cell that holds the frames"),
         column("cell", pa.string(), "its key"),
         column("digest", pa.string(), "SHA-256 of its payload"),
+        column("pseudo", pa.string(), "made middles that the weights behind it learned from, by method; empty: none"),
         column("video", pa.string(), "preview under reports/render/"),
     ]
 )
@@ -49,6 +60,41 @@ def read_captions() -> dict[str, str]:
     """The caption of each content."""
     table = read_table(Path("data/captions.parquet"))
     return dict(zip(table.content_id, table.text, strict=True))
+
+
+def read_shots() -> pd.DataFrame:
+    """All shots by id, those that `pair` made of image pairs too; `cell_kind` and `producer` say where frames lie."""
+    tables = [read_table(Path("data") / name) for name in ("frames.parquet", "pseudo.parquet")]
+    shots = pd.concat([table for table in tables if len(table)] or tables[:1]).set_index("shot")
+    made = shots.kind == "pseudo"
+    return shots.assign(
+        cell_kind=made.map({True: "pair/pseudo", False: "extract/frames"}),
+        producer=made.map({True: "stages.pair", False: "stages.extract"}),
+    )
+
+
+def ensure_frames(store: Store, shots: pd.DataFrame) -> None:
+    """See that the frames of these rows of `read_shots` are there."""
+    for (kind, producer), rows in shots.groupby(["cell_kind", "producer"]):
+        ensure(store, kind, rows.cell, producer)
+
+
+def read_given_tracks() -> pd.DataFrame:
+    """Tracks that came with a video, by the video's content id."""
+    return read_table(Path("data/tracks.parquet")).set_index("content_id")
+
+
+def with_given_tracks(unit: EncodeUnit, shots: pd.DataFrame, given: pd.DataFrame) -> EncodeUnit:
+    """A unit of tracks with those that came with its video, in pixels of its window; any other unit as it is."""
+    if unit.kind != "tracks" or unit.frames is None or shots.loc[unit.shot].content_id not in given.index:
+        return unit
+    shot = shots.loc[unit.shot]
+    source = given.loc[shot.content_id]
+    times = [shot.times[number] for number in unit.frames]
+    places = in_window(
+        json.loads(source.tracks), (source.width, source.height), times, (int(shot.width), int(shot.height))
+    )
+    return dataclasses.replace(unit, detail=canonical_json(places))
 
 
 KEPT = 64 * 2**20  # bytes: windows of one shot are cut from one cell, and checking its digest anew takes time

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from framelora.evaluation.flow import optical_flow, warp
 from framelora.evaluation.metrics import Frames, ssim
+from framelora.media.flow import optical_flow, warp
 
 AGREE = 1.0  # pixels; where flow there and back differ by more, a pixel is hidden in one of the frames
 

@@ -75,7 +75,7 @@ def flat_metrics(samples: pd.DataFrame, totals: pd.DataFrame) -> dict[str, float
     }
     for row in totals.itertuples():
         found[f"{row.metric}_{row.method}"] = round(float(row.mean), 5)
-        if row.method.startswith("adapter_") and row.metric != ENDS.name:
+        if row.method.startswith(("adapter_", "steered_")) and row.metric != ENDS.name:
             for ending, value in (("", row.gain), ("_low", row.gain_low), ("_high", row.gain_high)):
                 found[f"{row.metric}_gain_{row.method}{ending}"] = round(float(value), 5)
     moved = {method: found.get(f"flow_magnitude_{method}", 0.0) for method in totals.method.unique()}

@@ -24,9 +24,11 @@ from framelora.report.scores import (
     score_columns,
     score_rows,
     shown,
+    step_charts,
+    steps_of,
     weight_charts,
 )
-from framelora.report.verdict import adapters_of, count, signed, verdicts
+from framelora.report.verdict import Verdict, adapters_of, count, signed, verdicts
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SCRIPTS = ("player.js", "viewer.js", "table.js", "page.js")
@@ -92,7 +94,7 @@ def build_page(tables: Tables) -> str:
         style=read_part("page.css"),
         script=read_script(*SCRIPTS),
         metrics=tables.metrics,
-        verdicts=verdicts(tables.metrics, windows.content_id.nunique()),
+        verdicts=[*pseudo_verdicts(tables), *verdicts(tables.metrics, windows.content_id.nunique())],
         totals=result_table(tables.totals, tables.notes, order, about, mid=False),
         mids=result_table(tables.totals, tables.notes, order, about, mid=True),
         adapters=adapters_of(tables.metrics),
@@ -100,7 +102,11 @@ def build_page(tables: Tables) -> str:
         score_metrics=columns,
         score_rows=score_rows(tables.samples, columns, titles, order) if groups else [],
         groups=groups,
-        charts_of_weights=[*weight_charts(tables.metrics, tables.totals), *dynamics_charts(tables.samples)],
+        charts_of_weights=[
+            *weight_charts(tables.metrics, tables.totals),
+            *step_charts(tables.totals),
+            *dynamics_charts(tables.samples),
+        ],
         charts=[chart for chart in (loss_chart(tables.loss), validation_chart(tables.validation)) if chart],
         validated=tables.validation is not None,
         run=tables.run,
@@ -154,14 +160,20 @@ def about(method: str) -> str:
     """What a method is."""
     if method.startswith("adapter_"):
         return f"the adapter at weight {method.removeprefix('adapter_')}"
+    if method.startswith("steered_"):
+        return f"the adapter at weight {method.removeprefix('steered_')}, steered along the window's own tracks"
+    if (run := steps_of(method)) is not None:
+        return f"{run[1]} steps{' of ' + run[0] if run[0] else ''}, the adapter at its largest weight"
     return ABOUT.get(method, "")
 
 
 def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
     order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
+    order += sorted(method for method in set(tables.renders.method) if method.startswith("steered_"))
     order += ["rife", "flow_warp", "blend", "hold_first", "still"]
-    return order.index(method) if method in order else len(order)
+    run = steps_of(method)
+    return order.index(method) if method in order else len(order) + (run[1] if run else 0)
 
 
 def test_groups(tables: Tables) -> list[dict[str, Any]]:
@@ -231,16 +243,33 @@ def source_rows(tables: Tables) -> list[dict[str, Any]]:
     return sorted(found, key=lambda source: source["names"])
 
 
+def pseudo_windows(tables: Tables, split: str) -> dict[str, int]:
+    """How many windows of a split have made middles, by method."""
+    made = tables.pairs[split].query("pseudo != ''").pseudo
+    return {str(method): int(number) for method, number in made.value_counts().sort_index().items()}
+
+
+def pseudo_verdicts(tables: Tables) -> list[Verdict]:
+    """What stands before all else where the adapter learned from made middles."""
+    made = pseudo_windows(tables, "train")
+    if not made:
+        return []
+    total = len(tables.pairs["train"])
+    text = f"Pseudo middles: {sum(made.values())} of {count(total, 'training window')} are image pairs whose middles "
+    return [Verdict("unclear", f"{text}were made by {' and '.join(made)}. The adapter learns what that method does.")]
+
+
 def split_rows(tables: Tables) -> list[dict[str, Any]]:
     """A row a split, with its sources; `Not used` only when a source is in none."""
     sources = source_rows(tables)
     rows = []
     for split, label in SPLITS.items():
         own = [source for source in sources if source["split"] == split]
+        made = pseudo_windows(tables, split) if split in tables.pairs else {}
         rows.append(
             {
                 "name": split,
-                "label": label,
+                "label": " ".join([label, *([f"({sum(made.values())} with pseudo middles)"] if made else [])]),
                 "sources": own,
                 "clips": sum(source["kind"] == "video" for source in own),
                 "image_pairs": sum(source["kind"] == "image_pair" for source in own),

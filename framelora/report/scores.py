@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,38 @@ def weight_charts(metrics: Mapping[str, float], totals: pd.DataFrame) -> list[Ch
                 ("faint", "95 % interval"): [(weight, float(row.gain_low)) for weight, row in found],
                 ("faint ", ""): [(weight, float(row.gain_high)) for weight, row in found],
             },
+        )
+        charts += [chart] if chart else []
+    return charts
+
+
+def steps_of(method: str) -> tuple[str, int] | None:
+    """Sampler (empty where there is but one) and number of steps in the name `steps_SAMPLER_N`; None for others."""
+    found = re.fullmatch(r"steps_(?:(.+)_)?(\d+)", method)
+    return (found[1] or "", int(found[2])) if found else None
+
+
+def step_charts(totals: pd.DataFrame) -> list[Chart]:
+    """Each metric against the number of sampling steps, a line a sampler, where `render.step_sweep` asks for it."""
+    charts = []
+    for metric in PER_SAMPLE.values():
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in totals[totals.metric == metric.name].itertuples():
+            if (run := steps_of(row.method)) is not None:
+                lines.setdefault(run[0] or "steps", []).append((float(run[1]), float(row.mean)))
+        if not lines:
+            continue
+        told = {name: sorted(points) for name, points in sorted(lines.items())}
+        chart = draw(
+            f"{metric.label} by steps",
+            f"{metric.label} against the number of sampling steps: "
+            + "; ".join(
+                f"{name} " + ", ".join(f"{steps:g}: {shown(value, metric)}" for steps, value in points)
+                for name, points in told.items()
+            ),
+            "steps",
+            metric.title,
+            {(f"line{number} dots", name): points for number, (name, points) in enumerate(told.items())},
         )
         charts += [chart] if chart else []
     return charts

@@ -121,6 +121,10 @@ class Pair(Section):
     """Metadata column that says train, val or test; a source without a value in it is dealt."""
     group_column: str | None
     """Metadata column; sources of one value (a scene, say) are dealt together, a source without a value alone."""
+    pseudo_middles: Literal["off", "flow", "rife"]
+    """Make middles for image pairs, which have none, so that they can be trained on: both ends moved along their
+    optical flow, or the interpolation network RIFE (its own package). What is learned is what that method does. Such
+    windows are marked wherever they go, and are never scored. Pairs that are dealt to test stay as they are."""
     filters: list[str]
     """Conditions that every window and image must meet, on measures and metadata columns: `motion > 0.5`."""
     leak_bits: Annotated[int, Field(ge=-1, le=16)]

@@ -36,9 +36,12 @@ class FramerEncode(Section):
     """Frames the VAE encodes at once."""
     dtype: Literal["float32", "float16", "bfloat16"]
     """How latents are stored; they are computed in float32."""
-    tracks: Literal["none", "lucas_kanade"]
-    """How points are tracked over training windows, for the ControlNet: pyramidal Lucas-Kanade (OpenCV) with a check
-    forwards and backwards."""
+    tracks: Literal["none", "lucas_kanade", "cotracker"]
+    """How points are tracked over windows, for the ControlNet: pyramidal Lucas-Kanade (OpenCV) with a check forwards
+    and backwards, or CoTracker, where its package and weights are installed. Tracks that come with a video
+    (`NAME.tracks.json`) go before both."""
+    cotracker_weights: str | None
+    """File of CoTracker's weights (`scaled_offline.pth`), for `tracks: cotracker`."""
     track_points: Positive
     """Points to look for in the first frame of a window."""
 
@@ -67,6 +70,9 @@ class FramerRender(Section):
     """Let guidance rise to the middle frame and fall to the last, as Framer can."""
     scheduler: Literal["euler", "dpm++", "lcm"]
     """Sampler: euler (Framer's), dpm++ (multistep, for about half as many steps), lcm (for 4 to 8 steps)."""
+    tracks: Literal["none", "own"]
+    """Whether to render held-out windows along their own tracks as well (`steered_WEIGHT`), by the trained ControlNet:
+    what it bought. It is shown up to `control_points_max` of them."""
     decode_chunk_frames: Positive
     """Frames the VAE decodes at once; they see each other, so this changes the pictures."""
 

@@ -9,6 +9,12 @@ from pydantic import AfterValidator, Field
 from framelora.schema.base import Positive, Section
 
 
+def _each_once(counts: list[int]) -> list[int]:
+    if len(set(counts)) < len(counts):
+        raise ValueError("name each number of steps once")
+    return counts
+
+
 def _distinct(weights: list[float]) -> list[float]:
     if len({f"{weight:g}" for weight in weights}) < len(weights):
         raise ValueError("name each weight once (six digits count)")
@@ -20,6 +26,9 @@ class Render(Section):
     """Seed of the initial noise, together with the pair's id."""
     num_inference_steps: Positive
     """Steps of the sampler."""
+    step_sweep: Annotated[list[Positive], AfterValidator(_each_once)]
+    """Numbers of steps at which the adapter (at the largest weight; without one the base) is rendered as well, with
+    every sampler that the family has: the report shows quality against steps. Each is a method, `steps_SAMPLER_N`."""
     lora_weights: Annotated[list[float], Field(min_length=1), AfterValidator(_distinct)]
     """Weights of the adapter to render, each multiplied with alpha / rank. The base, which is weight 0, is always
     rendered; a negative weight takes away what was learned."""

@@ -46,13 +46,13 @@ class TestPlan:
     def test_by_default_nothing_is_added(self) -> None:
         assert {unit.kind for unit in plan(framer())} == {"latents", "ends"}
 
-    def test_the_bank_and_the_tracks_are_cells_of_their_own_for_training_only(self) -> None:
+    def test_the_bank_and_the_tracks_are_cells_of_their_own_and_the_bank_is_for_training_only(self) -> None:
         params = framer(conditioning__condition_noise="bank", encode__tracks="lucas_kanade")
         planned = {(unit.kind, unit.unit): unit for unit in plan(params)}
         assert {kind for kind, _ in planned} == {"latents", "ends", "noisy_ends", "tracks"}
         assert planned["tracks", "w"].frames == (2, 3, 4, 5, 6)
         assert set(units.units_of(WINDOW, "train", BASE, params)) == set(planned)
-        assert {unit.kind for unit in plan(params, "render")} == {"latents", "ends"}
+        assert {unit.kind for unit in plan(params, "render")} == {"latents", "ends", "tracks"}
 
     def test_number_and_law_are_in_the_banks_key_and_in_no_other(self) -> None:
         kinds = [EncodeUnit(kind, "u", "s") for kind in ("latents", "ends", "noisy_ends", "tracks")]
@@ -62,6 +62,11 @@ class TestPlan:
             changed = {unit.kind for unit in kinds if units.unit_inputs(unit, params) != first[unit.kind]}
             assert changed == {"noisy_ends"}, leaf
             assert units.render_inputs(params) == units.render_inputs(framer()), leaf
+        # Steered renders are methods of their own: whether there are some changes no other.
+        assert units.render_inputs(framer(render__tracks="own")) == units.render_inputs(framer())
+        assert units.steering_inputs(framer()) == {}
+        assert units.steering_inputs(framer(render__tracks="own")) == {"control_points_max": 10, "heatmap_side": 6}
+        assert units.render_inputs(framer(), "lcm") == units.render_inputs(framer(render__scheduler="lcm"))
         points = {
             unit.kind for unit in kinds if units.unit_inputs(unit, framer(encode__track_points=9)) != first[unit.kind]
         }

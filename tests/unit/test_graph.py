@@ -117,7 +117,7 @@ def test_code_that_computes_cells_does_not_import_the_parameters_or_the_store() 
         "evaluation/baselines",
         "adapters/lora",
     ]
-    computing += ["evaluation/rife", "evaluation/measures"]
+    computing += ["media/flow", "media/rife", "evaluation/measures"]
     parts = ("encode", "loss", "render", "units", "codec")
     computing += [f"families/{family}/{part}" for family in FAMILIES for part in parts]
     computing += ["families/framer/networks/unet", "families/easyanimate/networks/transformer"]
@@ -160,7 +160,8 @@ RERUNS = {
     "framelora/evaluation/vbench.py": ["score"],
     "framelora/evaluation/totals.py": ["score"],
     "framelora/evaluation/baselines.py": ["render"],
-    "framelora/evaluation/rife.py": ["render"],
+    "framelora/media/rife.py": ["pair", "render"],
+    "framelora/media/flow.py": ["pair", "render", "score"],
     "framelora/report/page.py": ["report"],
     "framelora/params.py": STAGES,
     "framelora/cli.py": [],
@@ -186,7 +187,8 @@ RECOMPUTES = {
     "framelora/training/live.py": ["training.live"],
     "framelora/adapters/lora.py": ["training.loop", "adapters.lora"],
     "framelora/evaluation/baselines.py": ["evaluation.baselines"],
-    "framelora/evaluation/rife.py": ["evaluation.rife"],
+    "framelora/media/rife.py": ["media.rife"],
+    "framelora/media/flow.py": ["evaluation.baselines", "media.flow", "evaluation.measures"],
     "framelora/evaluation/metrics.py": ["evaluation.measures", "evaluation.vbench"],
     "framelora/console.py": [],
     "framelora/evaluation/intervals.py": [],
@@ -204,7 +206,7 @@ COMPUTING = [
     "adapters.lora",
     "evaluation.baselines",
 ]
-COMPUTING += ["evaluation.rife", "evaluation.measures", "evaluation.vbench", "media.thumbnail"]
+COMPUTING += ["media.flow", "media.rife", "evaluation.measures", "evaluation.vbench", "media.thumbnail"]
 COMPUTING += [f"families.{family}.{part}" for family in FAMILIES for part in ("encode", "loss", "render")]
 
 

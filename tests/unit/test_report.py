@@ -10,12 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from report_tables import IMAGES, WINDOW, metrics, tables
 
 from framelora.report.chart import draw, smoothed, thinned, ticks
 from framelora.report.page import build_page, csp_hash
 from framelora.report.run import page_digest, read_commit, read_costs, run_script
+from framelora.report.scores import step_charts, steps_of
 from framelora.report.verdict import signed, verdicts
 
 MINUS = "\N{MINUS SIGN}"
@@ -348,3 +350,32 @@ def test_an_adapter_that_changes_nothing_is_told_whatever_the_number_of_clips() 
     zero = metrics(**{f"psnr_gain_adapter_1{end}": 0.0 for end in ("", "_low", "_high")})
     for clips in (1, 3):
         assert verdicts(zero, clips)[0].text.endswith("no improvement, the adapter leaves the base as it is.")
+
+
+def test_quality_is_plotted_against_steps_a_line_a_sampler() -> None:
+    given = tables()
+    scores = {"steps_euler_8": 21.0, "steps_euler_2": 19.0, "steps_dpm++_2": 20.0, "steps_dpm++_8": 22.5}
+    scores["steps_4"] = 18.0
+    rows = [{"metric": "psnr", "method": method, "mean": mean} for method, mean in scores.items()]
+    totals = pd.concat([given.totals, pd.DataFrame(rows)], ignore_index=True)
+    (chart,) = step_charts(totals)
+    assert chart.title == "PSNR by steps"
+    assert chart.summary.endswith("dpm++ 2: 20.00, 8: 22.50; euler 2: 19.00, 8: 21.00; steps 4: 18.00")
+    lines = {line.label: line.points for line in chart.lines}
+    assert list(lines) == ["dpm++", "euler", "steps"]
+    (x_low, y_low), (x_high, y_high) = lines["euler"]
+    assert x_low < x_high and y_low > y_high  # more steps to the right, and a higher score further up
+    assert step_charts(given.totals) == []
+    assert (steps_of("steps_dpm++_20"), steps_of("steps_4"), steps_of("adapter_1")) == (("dpm++", 20), ("", 4), None)
+    assert "PSNR by steps" in build_page(dataclasses.replace(given, totals=totals))
+
+
+def test_made_middles_are_told_at_the_head_and_in_the_table_of_data() -> None:
+    given = tables()
+    assert "seudo" not in without_markup(build_page(given))
+    given.pairs["train"] = given.pairs["train"].assign(pseudo="flow")
+    page = without_markup(build_page(given))
+    told = "Pseudo middles: 1 of 1 training window are image pairs whose middles were made by flow."
+    assert told in page
+    assert page.index(told) < page.index("against the base")
+    assert "Training (1 with pseudo middles)" in page

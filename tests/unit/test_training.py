@@ -22,7 +22,7 @@ from tiny_training import adapter_section, run, section, tiny_items, tiny_loss, 
 from torch import Tensor
 
 from framelora.console import UserError
-from framelora.training.checkpoint import BEST, STATE, Checkpoints, read_files
+from framelora.training.checkpoint import BEST, STATE, Checkpoints, read_checkpoint, read_files
 from framelora.training.items import run_length
 from framelora.training.optimizer import learning_rate_factor
 from framelora.training.probe import NoGradient, layers_without_gradient
@@ -267,6 +267,13 @@ class TestFull:
         moved = {name for name, value in saved.items() if not torch.equal(value, untouched[name])}
         assert {name.split(".")[0] for name in moved} == {"to_q", "to_v", "idle"} - ({"idle"} - {n[:4] for n in moved})
         assert json.loads((tmp_path / "state/final/unet/config.json").read_text()) == {"_class_name": "Net", "width": 8}
+
+    def test_the_optimizer_has_what_is_trained_and_nothing_else(self, tmp_path: Path) -> None:
+        run(str(tmp_path / "state"))
+        stepped = {name.partition("|")[0] for name in read_checkpoint(tmp_path / "state/final").tensors["optimizer"]}
+        names = [name for name, _ in tiny_networks(section())["unet"].named_parameters(prefix="unet")]
+        assert stepped == {name for name in names if ".lora_" in name}
+        assert len(stepped) < len(names)
 
 
 class TestTrackers:

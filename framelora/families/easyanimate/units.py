@@ -20,6 +20,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
 # Kinds of windows that the model can render, and what is rendered beside it without a model.
 KINDS = ("window",)
 BASELINES = ("still",)
+# Samplers to choose among: the base's own is the only one.
+SCHEDULERS = ()
 
 # Text units that are no content's: the empty caption (for dropout), and what guidance leads away from.
 EMPTY, NEGATIVE = "", "negative"
@@ -123,6 +125,10 @@ def check_window(window: Window, base: Path) -> str | None:
             f"set it to {nearest} or {nearest + spec.temporal_ratio}"
         )
     return None
+
+
+def check_encode(params: EasyAnimate) -> None:
+    """Nothing that it encodes with has to be installed."""
 
 
 def clip_frames(window: Window, static: bool) -> tuple[int, ...]:
@@ -263,6 +269,11 @@ def train_inputs(base: Path, params: EasyAnimate, steered: bool) -> dict[str, An
     }
 
 
-def render_inputs(params: EasyAnimate) -> list[dict[str, Any]]:
+def render_inputs(params: EasyAnimate, scheduler: None = None) -> list[dict[str, Any]]:
     """Parameters that change a render's bytes."""
     return [params.conditioning.model_dump(), params.render.model_dump()]
+
+
+def steering_inputs(params: EasyAnimate) -> dict[str, Any]:
+    """Parameters that change renders along tracks: there are none."""
+    return {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import math
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -48,11 +50,18 @@ class Encoder:
             For `ends`: `image_embeds` `[D]` (CLIP), `condition_latents` `[C, h, w]`: posterior mode of the frame with
             pixel noise, not scaled (SVD's convention; StableVideoDiffusionPipeline._encode_vae_image).
             For `noisy_ends`: `condition_latents` `[K, C, h, w]`, the same at K strengths, and `sigmas` `[K]`.
-            For `tracks`: see `track_points`.
+            For `tracks`: see `track_points`. Those that came with a video are in the unit's detail, as
+            `dataset.window_tracks.in_window` gives them.
         """
         assert frames is not None  # every unit of Framer's has some
         if unit.kind == "tracks":
-            return track_points(frames, self.params.encode.track_points)
+            count = self.params.encode.track_points
+            if unit.detail:
+                return given_points(json.loads(unit.detail), len(frames), count)
+            if self.params.encode.tracks == "cotracker":
+                weights = Path(self.params.encode.cotracker_weights or "")
+                return cotracker_points(frames, count, weights, self.device)
+            return track_points(frames, count)
         pixels = to_signed(frames).to(self.device)
         if unit.kind == "latents":
             batches = pixels[rows].split(self.params.encode.vae_batch)
@@ -134,3 +143,61 @@ def track_points(frames: NDArray[np.uint8], count: int) -> dict[str, Tensor]:
             places = np.where(seen[:, None], moved, places).astype(np.float32)
             tracks[number:, :found], visible[number, :found] = places, seen
     return {"tracks": torch.from_numpy(tracks), "visible": torch.from_numpy(visible)}
+
+
+def given_points(places: list[list[list[float] | None]], num_frames: int, count: int) -> dict[str, Tensor]:
+    """Tracks that came with a video, as `track_points` gives its own: the first `count` of them.
+
+    Args:
+        places: place `[x, y]` of each point in each frame, in pixels; None where it is hidden.
+        num_frames: F.
+        count: P.
+    """
+    tracks, visible = torch.zeros(num_frames, count, 2), torch.zeros(num_frames, count, dtype=torch.uint8)
+    for point, track in enumerate(places[:count]):
+        for frame, place in enumerate(track):
+            if place is not None:
+                tracks[frame, point], visible[frame, point] = torch.tensor(place), 1
+    return {"tracks": tracks, "visible": visible}
+
+
+@functools.lru_cache(maxsize=1)
+def load_predictor(weights: Path, device: torch.device) -> Any:
+    """CoTracker's offline predictor (version 3) with its published weights."""
+    from cotracker.predictor import CoTrackerPredictor  # type: ignore[import-not-found]
+
+    return CoTrackerPredictor(checkpoint=str(weights), offline=True, window_len=60).to(device).eval()
+
+
+@torch.no_grad()
+def cotracker_points(frames: NDArray[np.uint8], count: int, weights: Path, device: torch.device) -> dict[str, Tensor]:
+    """Track corners of the first frame through a clip, by CoTracker (Karaev et al. 2024, arXiv 2410.11831).
+
+    Args:
+        frames: `[F, H, W, 3]` RGB.
+        count: P, corners to look for. Where there are fewer the rest stay hidden.
+        weights: file of CoTracker's weights.
+        device: where it computes.
+
+    Returns:
+        `tracks` `[F, P, 2]` float32, x and y in pixels; `visible` `[F, P]` uint8: where the point is seen, as CoTracker
+        judges, and inside of the picture. Unlike Lucas-Kanade it finds points again that were hidden.
+    """
+    height, width = frames.shape[1:3]
+    tracks = torch.zeros(len(frames), count, 2)
+    visible = torch.zeros(len(frames), count, dtype=torch.uint8)
+    grey = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
+    apart = max(3.0, min(height, width) / 16)
+    corners = cv2.goodFeaturesToTrack(grey, maxCorners=count, qualityLevel=0.01, minDistance=apart)
+    if corners is None:
+        return {"tracks": tracks, "visible": visible}
+    places = torch.from_numpy(corners.reshape(-1, 2).astype(np.float32))
+    queries = torch.cat([torch.zeros(len(places), 1), places], dim=1)  # frame, x, y
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float()
+    predictor = load_predictor(weights, device)
+    found, seen = predictor(video.to(device), queries=queries[None].to(device))  # [1, F, N, 2] and [1, F, N]
+    moved, inside = found[0].float().cpu(), seen[0].bool().cpu()
+    inside &= ((moved >= 0) & (moved < torch.tensor([width, height]))).all(dim=-1)
+    tracks[:, : len(places)], visible[:, : len(places)] = moved, inside.to(torch.uint8)
+    visible[0, : len(places)] = 1
+    return {"tracks": tracks, "visible": visible}

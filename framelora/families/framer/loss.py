@@ -18,8 +18,7 @@ from torch import Tensor
 from framelora.digest import draw_seed
 from framelora.families.base import ReadUnit, Window
 from framelora.families.framer.codec import vae_factor, vae_scaling_factor
-from framelora.families.framer.networks import controlnet as controlnets
-from framelora.families.framer.networks.controlnet import SteeredUNet, TrajectoryControlNet
+from framelora.families.framer.networks.controlnet import SteeredUNet, TrajectoryControlNet, starting_controlnet
 from framelora.families.framer.networks.heatmap import heatmaps
 from framelora.families.framer.networks.unet import (
     DEFAULT_LORA_TARGETS,
@@ -41,11 +40,7 @@ def load_denoiser(base: Path, dtype: torch.dtype) -> FramerUNet:
 
 def load_controlnet(unet: FramerUNet, base: Path, dtype: torch.dtype, seed: int) -> TrajectoryControlNet:
     """The ControlNet that is trained: the base's own, or a new one with the UNet's encoder (drawn from the seed)."""
-    try:
-        return controlnets.load_controlnet(base, dtype)
-    except FileNotFoundError:
-        network = controlnets.new_controlnet(unet, vae_factor(base), seed)
-        return network if network.dtype == dtype else network.to(dtype)
+    return starting_controlnet(unet, base, dtype, vae_factor(base), seed)
 
 
 def lora_targets(denoiser: torch.nn.Module) -> tuple[str, ...]:

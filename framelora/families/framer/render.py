@@ -1,4 +1,4 @@
-"""In-betweens from Framer: SVD's sampler with a first and a last frame (Framer's pipeline, without trajectories)."""
+"""In-betweens from Framer: SVD's sampler with a first and a last frame, along tracks where it is given a ControlNet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.codec import decode_latents, load_vae
-from framelora.families.framer.networks.sampling import Ends, guidance_scales, load_scheduler, sample_latents
+from framelora.families.framer.codec import decode_latents, load_vae, vae_factor
+from framelora.families.framer.networks.controlnet import SteeredUNet, load_controlnet, starting_controlnet
+from framelora.families.framer.networks.heatmap import heatmaps
+from framelora.families.framer.networks.sampling import (
+    Ends,
+    Steering,
+    guidance_scales,
+    load_scheduler,
+    sample_latents,
+)
 from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, load_unet
 from framelora.families.framer.units import end_unit
 
@@ -33,6 +41,21 @@ class Renderer:
         """The base's denoiser, for the adapter to be put on."""
         return load_unet(self.base).to(self.device).eval().requires_grad_(False)
 
+    def load_controlnet(self, denoiser: FramerUNet, adapter: Path, seed: int) -> torch.nn.Module:
+        """The ControlNet that was trained in full, or the one that an adapter was trained on.
+
+        Args:
+            denoiser: the base's denoiser, nothing put on it: a ControlNet that was new in training began with its
+                weights.
+            adapter: folder with `controlnet/` in it where it was trained in full.
+            seed: `train.seed` of that training.
+        """
+        if (adapter / "controlnet").is_dir():
+            network = load_controlnet(adapter)
+        else:
+            network = starting_controlnet(denoiser, self.base, torch.float32, vae_factor(self.base), seed)
+        return network.to(self.device).eval().requires_grad_(False)
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Latents `[F, C, h, w]`, as the VAE encodes them (not scaled), to RGB frames `[F, H, W, 3]`, 0..255."""
@@ -45,7 +68,15 @@ class Renderer:
 
     @torch.no_grad()
     def sample(
-        self, unet: torch.nn.Module, window: Window, read: ReadUnit, *, num_inference_steps: int, seed: int
+        self,
+        unet: torch.nn.Module,
+        window: Window,
+        read: ReadUnit,
+        *,
+        num_inference_steps: int,
+        seed: int,
+        scheduler: str | None = None,
+        controlnet: torch.nn.Module | None = None,
     ) -> NDArray[np.uint8]:
         """Render a clip between the two ends of a window, with the sampler and guidance of `framer.render`.
 
@@ -55,6 +86,8 @@ class Renderer:
             read: gives the cached tensors of its ends.
             num_inference_steps: steps of the sampler.
             seed: seed of the initial noise.
+            scheduler: name of the sampler; None takes that of the parameters.
+            controlnet: steers the clip along the window's own tracks; None leaves them out.
 
         Returns:
             `[F, H, W, 3]` RGB, 0..255.
@@ -69,9 +102,12 @@ class Renderer:
         time_ids = added_time_ids(1, conditioning.fps, conditioning.motion_bucket_id, conditioning.noise_aug_strength)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn((1, window.num_frames, *ends.first.shape[1:]), generator=generator)
+        steering = None
+        if controlnet is not None:
+            unet, steering = SteeredUNet(unet, controlnet), Steering(self.hints(window, read))
         latents = sample_latents(
             unet,
-            load_scheduler(self.base, params.scheduler),
+            load_scheduler(self.base, scheduler or params.scheduler),
             noise.to(self.device),
             ends,
             time_ids.to(self.device),
@@ -80,5 +116,19 @@ class Renderer:
                 params.min_guidance_scale, params.max_guidance_scale, window.num_frames, params.middle_max_guidance
             ),
             generator=generator,
+            steering=steering,
         )
         return self.decode(latents[0] / self.vae.config.scaling_factor)
+
+    def hints(self, window: Window, read: ReadUnit) -> Tensor:
+        """Heatmaps `[1, F, 3, H, W]` of a window's best tracks: as many as the ControlNet was shown at most."""
+        cell, objective = read("tracks", window.pair), self.params.objective
+        found = cell["visible"][0].bool().nonzero().flatten()[: objective.control_points_max]
+        pictures = heatmaps(
+            cell["tracks"][:, found],
+            cell["visible"][:, found].bool(),
+            width=window.width,
+            height=window.height,
+            side=objective.heatmap_side,
+        )
+        return pictures[None].to(self.device)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from framelora.digest import sha256
 from framelora.families.base import EncodeUnit, Purpose, Window
-from framelora.versions import versions
+from framelora.versions import installed, versions
 
 if TYPE_CHECKING:
     from framelora.schema.framer import Framer
@@ -19,6 +20,8 @@ PACKAGES = ("torch", "diffusers", "transformers")
 # Kinds of windows that the model can render, and what is rendered beside it without a model.
 KINDS = ("window", "image_pair")
 BASELINES = ("hold_first", "blend", "flow_warp")
+# Samplers that `framer.render.scheduler` chooses among.
+SCHEDULERS = ("euler", "dpm++", "lcm")
 
 
 def end_unit(shot: str, frame: int) -> str:
@@ -31,10 +34,24 @@ def check_window(window: Window, base: Path) -> str | None:
     return None
 
 
+def check_encode(params: Framer) -> str | None:
+    """Which parameter of `framer.encode` asks for what is not installed, and what to do; None where all is there."""
+    if params.encode.tracks != "cotracker":
+        return None
+    if not installed("cotracker"):
+        return "framer.encode.tracks: cotracker needs the package cotracker: install it, or set tracks to lucas_kanade"
+    weights = params.encode.cotracker_weights
+    if weights is None or not Path(weights).is_file():
+        given = "is null" if weights is None else f"{weights} does not exist"
+        return f"framer.encode.cotracker_weights: {given}: give the path of CoTracker's scaled_offline.pth"
+    return None
+
+
 def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> list[tuple[str, str]]:
     """Units `(kind, unit)` of a window: both ends, and the shot's latents; an image pair has none between its ends.
 
-    Training may need more: the bank of noisy ends, and the tracks of points over the window.
+    Training may need more: the bank of noisy ends. Tracks of points are made over every window, to train a ControlNet
+    and to steer by it what is held out.
     """
     ends = [end_unit(shot, frame) for shot, frame in window.ends]
     units = [("ends", end) for end in ends]
@@ -42,7 +59,7 @@ def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> li
         units.append(("latents", window.start_shot))
         if purpose == "train" and params.conditioning.condition_noise == "bank":
             units += [("noisy_ends", end) for end in ends]
-        if purpose == "train" and params.encode.tracks != "none":
+        if params.encode.tracks != "none":
             units.append(("tracks", window.pair))
     return units
 
@@ -66,7 +83,7 @@ def plan_units(
         base: the base model's folder; it counts for other families only.
         params: the family's parameters.
     """
-    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind == "video"]}
+    units = {EncodeUnit("latents", shot, shot) for shot in shots.shot[shots.kind.isin(["video", "pseudo"])]}
     for purpose, wanted in windows.items():
         for window in wanted:
             needed = units_of(window, purpose, base, params)
@@ -84,7 +101,15 @@ def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
     if unit.kind == "latents":
         return {"vae_batch": encode.vae_batch, "dtype": encode.dtype}
     if unit.kind == "tracks":
-        return {"method": encode.tracks, "points": encode.track_points, **versions("opencv-python-headless")}
+        if unit.detail:  # they came with the video
+            return {"points": encode.track_points}
+        used = {"method": encode.tracks, "points": encode.track_points, **versions("opencv-python-headless")}
+        if encode.tracks == "cotracker":
+            used |= {
+                "weights": sha256(Path(encode.cotracker_weights or "").read_bytes()),
+                **versions("cotracker", "torch"),
+            }
+        return used
     if unit.kind == "noisy_ends":
         law = [conditioning.condition_noise_log_mean, conditioning.condition_noise_log_std]
         draws = [conditioning.condition_noise_draws, conditioning.condition_noise_seed]
@@ -114,7 +139,20 @@ def train_inputs(base: Path, params: Framer, steered: bool) -> dict[str, Any]:
     }
 
 
-def render_inputs(params: Framer) -> list[dict[str, Any]]:
-    """Parameters that change a render's bytes: not those of the condition noise in training."""
+def render_inputs(params: Framer, scheduler: str | None = None) -> list[dict[str, Any]]:
+    """Parameters that change a render's bytes: not those of the condition noise in training.
+
+    Args:
+        params: the family's parameters.
+        scheduler: the sampler, where it is not the parameters'.
+    """
     told = params.conditioning.model_dump(include={"fps", "motion_bucket_id", "noise_aug_strength"})
-    return [told, params.render.model_dump()]
+    chosen = params.render.model_dump(exclude={"tracks"})
+    return [told, chosen | ({"scheduler": scheduler} if scheduler else {})]
+
+
+def steering_inputs(params: Framer) -> dict[str, Any]:
+    """Parameters that change renders along the windows' own tracks; empty where there are to be none."""
+    if params.render.tracks == "none":
+        return {}
+    return params.objective.model_dump(include={"heatmap_side", "control_points_max"})

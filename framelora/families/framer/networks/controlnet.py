@@ -244,6 +244,17 @@ def load_controlnet(base: Path, dtype: torch.dtype = torch.float32) -> Trajector
     return TrajectoryControlNet.from_pretrained(base / "controlnet", torch_dtype=dtype, local_files_only=True)
 
 
+def starting_controlnet(
+    unet: FramerUNet, base: Path, dtype: torch.dtype, vae_factor: int, seed: int
+) -> TrajectoryControlNet:
+    """The ControlNet that training begins with: the base's own, or a new one (drawn from the seed)."""
+    try:
+        return load_controlnet(base, dtype)
+    except FileNotFoundError:
+        network = new_controlnet(unet, vae_factor, seed)
+        return network if network.dtype == dtype else network.to(dtype)
+
+
 def new_controlnet(unet: FramerUNet, vae_factor: int, seed: int) -> TrajectoryControlNet:
     """A ControlNet to train from nothing, on a UNet whose base has none.
 
