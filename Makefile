@@ -1,6 +1,6 @@
 # make demo: environment, pipeline on the demo clips, metrics. make test: environment, the whole test suite.
 .DELETE_ON_ERROR:
-.PHONY: setup demo repro sweep bench-objective preflight lint test test-nightly clean
+.PHONY: setup demo demo-ufo repro sweep bench-objective preflight lint test test-nightly clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,18 @@ repro: preflight
 demo: repro
 	@framelora metrics
 	@echo "report: reports/index.html"
+
+# The second demo, in projects of its own under runs/, so that params.yaml and reports/ here stay as they are: a style and
+# a consistency adapter for the tiny EasyAnimate base, each alone and both together. Cells are shared.
+demo-ufo: setup
+	framelora fork runs/style --preset presets/demo_style.yaml
+	cd runs/style && dvc repro train
+	framelora fork runs/ufo --preset presets/demo_ufo.yaml
+	rm -rf runs/ufo/models/start/style
+	cp -r runs/style/models/adapter runs/ufo/models/start/style
+	cd runs/ufo && dvc repro
+	@cd runs/ufo && framelora metrics
+	@echo "report: runs/ufo/reports/index.html"
 
 # Rank by learning rate on the demo: latents and base renders are computed once. Needs a commit to stand on.
 sweep: repro

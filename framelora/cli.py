@@ -13,7 +13,7 @@ from rich.table import Table
 from framelora.base_model import LOCK, fingerprint, verify, write_lock
 from framelora.cells import upkeep
 from framelora.cells.store import open_store
-from framelora.commands import adapters, compare, generate, metrics, preset, sweep
+from framelora.commands import adapters, compare, fork, generate, metrics, preset, sweep
 from framelora.commands.interpolate_cli import interpolate_command
 from framelora.commands.validate import validate
 from framelora.console import UserError, command, relative, say
@@ -27,6 +27,7 @@ app.add_typer(adapters.app)
 app.command("interpolate")(interpolate_command)
 app.command()(validate)
 app.command("preset")(command(preset.apply))
+app.command("fork")(command(fork.fork))
 app.add_typer(generate.app)
 
 

@@ -7,6 +7,7 @@ base model. Writes data/latents_{train,val,test}.parquet (indexes: the latents a
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from framelora.cells.fill import Computed, Filling, Shard
 from framelora.cells.overlap import ReadAhead
 from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import check_finite, configure_torch, pack
-from framelora.console import UserError, command, warn
+from framelora.console import UserError, command, say, warn
 from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import (
     LATENTS_SCHEMA,
@@ -130,7 +131,9 @@ def main(
     units = load_part(params.model.family, "units")
     if (problem := units.check_encode(params.family)) is not None:
         raise UserError(problem)
-    windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), units.KINDS) for split in SPLITS}
+    kinds = {"train": units.TRAIN_KINDS, "render": units.KINDS}
+    windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), kinds[PURPOSES[split]]) for split in SPLITS}
+    say_what_is_left_out(params.model.family, kinds)
     cells = plan(params, shots, windows, read_captions(), read_given_tracks(), configure_torch().type)
 
     filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
@@ -155,6 +158,15 @@ def main(
             for kind, unit in needed
         ]
         files.write_table(Path(f"data/latents_{split}.parquet"), rows, LATENTS_SCHEMA)
+
+
+def say_what_is_left_out(family: str, kinds: Mapping[str, Sequence[str]]) -> None:
+    """Count the single images that are not used, since nothing is dropped silently."""
+    for purpose, what in (("train", "does not learn from them"), ("render", "renders clips only")):
+        splits = [split for split in SPLITS if PURPOSES[split] == purpose and "image" not in kinds[purpose]]
+        images = sum(len(read_windows(Path(f"data/pairs_{split}.parquet"), ("image",))) for split in splits)
+        if images:
+            say(f"encode: {images} single images of {' and '.join(splits)} are left out: {family} {what}")
 
 
 if __name__ == "__main__":

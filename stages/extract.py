@@ -44,7 +44,7 @@ class Extraction:
         self.params = params
         self.root = Path(data.root)
         self.limits = Limits(data.max_pixels, data.max_frames, data.max_seconds)
-        self.sizes = allowed_sizes(params)
+        self.sizes = {kind: allowed_sizes(params, kind) for kind in ("video", "image", "image_pair")}
         self.cutting = Cutting(
             params.detector,
             params.shot_threshold,
@@ -57,7 +57,7 @@ class Extraction:
 
     def left_out(self, source: Any) -> str | None:
         """Why a readable source is not used, by the parameters; None when it is."""
-        bucket = nearest_bucket(source.width, source.height, self.sizes)
+        bucket = nearest_bucket(source.width, source.height, self.sizes[source.kind])
         factor = upscale(source.width, source.height, bucket)
         if factor <= self.params.max_upscale:
             return None
@@ -69,7 +69,7 @@ class Extraction:
             "digests": [source.digest, source.end_digest],
             "suffix": Path(source.path).suffix.lower(),
             "fps": self.params.fps,
-            "buckets": self.sizes,
+            "buckets": self.sizes[source.kind],
             "cuts": vars(self.cutting),
             "decoding": DECODING,
         }
@@ -85,11 +85,12 @@ class Extraction:
         if source.kind != "video":
             for digest, path in ((source.digest, source.path), (source.end_digest, source.end_path)):
                 if path:
-                    yield shot_facts(digest, shot := decode_image(self.root / path, self.sizes, self.limits)), shot
+                    shot = decode_image(self.root / path, self.sizes[source.kind], self.limits)
+                    yield shot_facts(digest, shot), shot
             return
         path = self.root / source.path
         for shot in decode_video(
-            path, target_fps=self.params.fps, buckets=self.sizes, cutting=self.cutting, limits=self.limits
+            path, target_fps=self.params.fps, buckets=self.sizes["video"], cutting=self.cutting, limits=self.limits
         ):
             yield shot_facts(source.digest, shot), shot
 

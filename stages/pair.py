@@ -62,7 +62,7 @@ def main(
     known_columns(filters, set(MEASURES) | set(table.column))
     check_columns(params, set(table.column))
 
-    rows: Rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride)
+    rows: Rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride, image_frames=params.image_frames)
     measure(rows, shots.set_index("shot")[["content_id", "cell", "digest"]].to_dict("index"), params)
     kept, dropped = apply_filters(rows, filters, columns)
     splits: dict[str, Rows] = {split: [] for split in SPLITS}

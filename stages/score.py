@@ -164,7 +164,9 @@ def main() -> None:
     samples = pd.DataFrame([{**dict(zip(start, name, strict=True)), **values} for name, values in found.items()])
     samples = samples.reindex(columns=[*start, *(name for name, _ in columns_of(params.score.metrics))])
     sets, notes = score_sets(scoring, index)
-    publish(params.score, samples, sets, {**too_small(samples, scoring.names), **missing, **notes, **pseudo_note(index)})
+    publish(
+        params.score, samples, sets, {**too_small(samples, scoring.names), **missing, **notes, **pseudo_note(index)}
+    )
     keys = [{"pair": row.pair, "method": row.method, "cell_kind": cell.kind, "cell": cell.key} for row, cell, _ in work]
     files.write_table(Path("data/scores.parquet"), keys, SCORE_SCHEMA)
 

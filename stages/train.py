@@ -11,6 +11,7 @@ frames' digests and the captions, so a test clip that is added still trains noth
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -40,18 +41,33 @@ from framelora.families.base import ReadUnit
 from framelora.media.lossless import decode_frames
 from framelora.params import Params, load_params
 from framelora.source import load_part, source_digest
-from framelora.training.checkpoint import BEST, STATE, Checkpoints, DamagedCheckpoint, read_checkpoint, read_files
+from framelora.training.checkpoint import (
+    BEST,
+    STATE,
+    Checkpoint,
+    Checkpoints,
+    DamagedCheckpoint,
+    read_checkpoint,
+    read_files,
+)
 from framelora.training.items import Items, run_length
 from framelora.training.live import LiveReader
-from framelora.training.outs import adapter_folder, checkpoints_folder, pack_files, report_folder, unpack_files
-from framelora.training.preflight import check_parameters, starting_folder
+from framelora.training.outs import (
+    adapter_folder,
+    checkpoints_folder,
+    pack_files,
+    report_folder,
+    single_files,
+    unpack_files,
+)
+from framelora.training.preflight import check_parameters, checkpoint_to_resume, starting_folder
 from framelora.training.processes import launched, only_one, start_processes
 from framelora.training.stopped import noting_a_stop
 from framelora.versions import versions
 
 PACKAGES = ("torch", "diffusers", "peft", "accelerate")
 # They tell how a run is watched, and change no byte of what it makes.
-NOT_IN_KEY = {"report_to", "publish"}
+NOT_IN_KEY = {"report_to", "publish", "single_files"}
 
 
 class Run:
@@ -64,7 +80,8 @@ class Run:
         self.family = load_part(params.model.family, "loss")
         self.live = params.train.latents == "live"
         self.pseudo = pseudo_middles(Path("data/pairs_train.parquet"))
-        self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet")) for split in ("train", "val")}
+        kinds = load_part(params.model.family, "units").TRAIN_KINDS
+        self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), kinds) for split in ("train", "val")}
         self.latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in self.windows}
         self.items = self.all_items(device)
         if not self.items["train"].ids:
@@ -72,8 +89,21 @@ class Run:
         if params.train.publish == "best" and not self.items["val"].ids:
             raise UserError("train.publish: best needs validation windows: raise pair.val_fraction, or set it to final")
         self.length = run_length(self.items["train"].shapes, params.train)
+        self.resumed = self.checkpoint_of_another_run()
         self.final = Cell("train/adapter", "adapter", self.inputs(device))
         self.state = repository_root() / ".state" / self.final.key
+
+    def checkpoint_of_another_run(self) -> Checkpoint | None:
+        """What train.resume_from_checkpoint names. Its run's best weights are not at hand, so a new best is sought."""
+        name = self.params.train.resume_from_checkpoint
+        if name is None:
+            return None
+        folder = checkpoint_to_resume(name)
+        try:
+            checkpoint = read_checkpoint(folder)
+        except DamagedCheckpoint as damage:
+            raise UserError(f"train.resume_from_checkpoint: {folder}: {damage}: copy it there again") from None
+        return dataclasses.replace(checkpoint, scalars={**checkpoint.scalars, "best": None})
 
     def inputs(self, device: str) -> dict[str, Any]:
         """Everything that can change the weights' bytes or the loss curves."""
@@ -81,7 +111,11 @@ class Run:
         modules = ["framelora.training.loop", "framelora.adapters.lora"]
         modules += ["framelora.training.live", "framelora.media.lossless"] if self.live else []
         units = load_part(params.model.family, "units")
-        started = (params.adapter.start_from, params.train.resume_from_checkpoint)
+        earlier, resumed = params.adapter.start_from, params.train.resume_from_checkpoint
+        started = [
+            None if earlier is None else starting_folder(earlier),
+            None if resumed is None else checkpoint_to_resume(resumed),
+        ]
         return {
             "windows": {split: [vars(window) for window in windows] for split, windows in self.windows.items()},
             "latents": {
@@ -92,7 +126,7 @@ class Run:
             "base": fingerprint(self.base),
             "adapter": params.adapter.model_dump(exclude={"start_from"}),
             "train": params.train.model_dump(exclude=NOT_IN_KEY | {"resume_from_checkpoint"}),
-            "start": [None if folder is None else digests(starting_folder(folder)) for folder in started],
+            "start": [None if folder is None else digests(folder) for folder in started],
             "family": units.train_inputs(self.base, params.family, params.train.controlnet != "none"),
             "device": device,
             "code": [source_digest(name) for name in (*modules, f"framelora.families.{params.model.family}.loss")],
@@ -102,7 +136,8 @@ class Run:
     def cells(self) -> dict[str, Cell]:
         """All cells of the run, by the name of their folder: the final weights, the best, the newest checkpoints."""
         train = self.params.train
-        steps = [step for step in range(1, self.length.steps) if step % train.checkpointing_steps == 0]
+        first = 1 if self.resumed is None else self.resumed.step + 1
+        steps = [step for step in range(first, self.length.steps) if step % train.checkpointing_steps == 0]
         names = [f"checkpoint-{step}" for step in steps[len(steps) - min(train.checkpoints_total_limit, len(steps)) :]]
         names += ["best"] if self.items["val"].ids else []
         others = {name: Cell("train/checkpoint", name, {"run": self.final.key, "name": name}) for name in names}
@@ -116,11 +151,11 @@ class Run:
         return {split: self.items_of(split, reader.read) for split in self.windows}
 
     def items_of(self, split: str, read: ReadUnit) -> Items:
-        """Windows as the loop's items. Those of one frame size and length share batches."""
+        """Windows as the loop's items. Those of one kind, frame size and length share batches."""
         windows = self.windows[split]
         return Items(
             ids=[window.pair for window in windows],
-            shapes=[(window.num_frames, window.height, window.width) for window in windows],
+            shapes=[(window.kind, window.num_frames, window.height, window.width) for window in windows],
             read=lambda number, seed: self.family.read_window(
                 windows[number], read, self.base, self.params.family, seed
             ),
@@ -187,11 +222,8 @@ class Run:
             return
         if start is not None and first:
             warn(f"train: going on from step {start.step}")
-        elif start is None and (folder := self.params.train.resume_from_checkpoint) is not None:
-            try:
-                start = read_checkpoint(starting_folder(folder))
-            except DamagedCheckpoint as damage:
-                raise UserError(f"train.resume_from_checkpoint: {folder}: {damage}: copy it there again") from None
+        elif start is None:
+            start = self.resumed
         lineage = {
             "cell": self.final.key,
             **{name: self.final.inputs[name] for name in ("base", "adapter", "versions")},
@@ -207,7 +239,10 @@ class Run:
         levels = [self.family.noise_level((n + 0.5) / shares, self.params.family) for n in range(shares)]
         report = report_folder(contents["final"], self.final.key, self.final.inputs["versions"], levels)
         files.replace_folder(Path("models/adapter"), adapter_folder(contents[self.params.train.publish]))
-        files.replace_folder(Path("models/checkpoints"), checkpoints_folder(contents))
+        checkpoints = checkpoints_folder(contents)
+        if self.params.train.single_files:
+            checkpoints |= single_files(contents, load_part(self.params.model.family, "keys"))
+        files.replace_folder(Path("models/checkpoints"), checkpoints)
         files.replace_folder(Path("reports/train"), report)
         summary = json.loads(report["run.json"])
         validation = ""

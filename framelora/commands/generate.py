@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import numpy as np
 import typer
 
 from framelora import files
 from framelora.commands.adapters import Workbench, bad_adapters, parse_weighted
-from framelora.console import UserError, command, relative, say
+from framelora.console import UserError, command, relative, say, warn
+from framelora.schema.easyanimate import MemoryMode
 from framelora.source import load_part
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def generate(
     fps: Annotated[int, typer.Option(min=1, help="Frame rate of the file.")] = 8,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "672x384",
     frames: Annotated[int, typer.Option(min=1, help="Rounded to what the base takes.")] = 49,
+    memory_mode: Annotated[str | None, typer.Option(help="Else easyanimate.render.memory_mode.")] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model; else model.base.")] = None,
 ) -> None:
     """Render a clip. Weights of 0.05 to 0.2 suit an adapter that was trained on static clips."""
@@ -67,6 +69,8 @@ def generate(
         raise UserError(f"-o {output}: call it something.mp4")
     if image_end is not None and image_start is None:
         raise UserError("--image-end needs --image-start")
+    if memory_mode is not None and memory_mode not in get_args(MemoryMode):
+        raise UserError(f"--memory-mode {memory_mode}: choose one of {', '.join(get_args(MemoryMode))}")
     weighted = [parse_weighted(text) for text in adapter or []]
     bench = Workbench(base)
     prompts = load_part_or_refuse(bench.params.model.family)
@@ -88,17 +92,20 @@ def generate(
     from framelora.compute import configure_torch
     from framelora.media.preview import encode_mp4
 
+    changes = {"guidance_scale": guidance, "memory_mode": memory_mode}
     section = bench.params.family
-    if guidance is not None:
-        section = section.model_copy(update={"render": section.render.model_copy(update={"guidance_scale": guidance})})
+    render = section.render.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    section = section.model_copy(update={"render": render})
     device = configure_torch()
     with bad_adapters():  # also a prompt that is too long
         inputs = prompts.prepare(
             bench.base, section, device, prompt=prompt, negative=negative_prompt, ends=ends, size=(count, height, width)
         )
         renderer: Any = load_part(bench.params.model.family, "render").Renderer(bench.base, section, device)
+        for note in renderer.notes:
+            warn(note)
         denoiser = renderer.load_denoiser()
-        model = put_on(denoiser, combine(states)).to(device) if states else denoiser
+        model = put_on(denoiser, combine(states)) if states else denoiser
     clip = renderer.sample_clip(model, **inputs, size=(count, height, width), num_inference_steps=steps, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(output, encode_mp4(clip, fps))

@@ -15,6 +15,7 @@ from framelora.files import write_bytes
 from framelora.params import load_params
 
 PARAMS = Path("params.yaml")
+FREE = ("captions.severities", "render.adapters")  # whose keys a person chooses: a preset's replace them all
 
 
 def apply(preset: Annotated[Path, typer.Argument(help="A file of presets/.")]) -> None:
@@ -63,7 +64,7 @@ def replace(document: Any, values: dict[str, Any], where: str, path: str = "") -
         inner = f"{path}.{name}" if path else name
         if name not in document:
             raise UserError(f"{where}: params.yaml has no {inner}: check its spelling")
-        if isinstance(value, dict) and isinstance(document[name], dict):
+        if isinstance(value, dict) and isinstance(document[name], dict) and inner not in FREE:
             replace(document[name], value, where, inner)
         else:
             document[name] = value

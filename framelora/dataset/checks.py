@@ -54,7 +54,7 @@ def check_source(source: Source, facts: Mapping[str, Facts], captions: Captions,
     if any((other.width, other.height) != (first.width, first.height) for other in others):
         sizes = " and ".join(f"{facts[path].width}x{facts[path].height}" for path in source.paths)
         yield Finding("pair-sizes", source.name, f"start and end differ: {sizes}")
-    bucket = nearest_bucket(first.width, first.height, allowed_sizes(extract))
+    bucket = nearest_bucket(first.width, first.height, allowed_sizes(extract, source.kind))
     factor = upscale(first.width, first.height, bucket)
     if factor > extract.max_upscale:
         size = f"{first.width}x{first.height} to {bucket[0]}x{bucket[1]}"

@@ -135,6 +135,7 @@ PER_SAMPLE = {
         ),
     )
 }
+ADAPTED = ("adapter_", "with_", "steered_")  # so begin the methods that are the base with adapters on it
 ENDS = Metric("ends_psnr", "PSNR of the ends", "dB", "higher", 2, "of the first and the last frame", has_mid=False)
 PER_SET = {
     metric.name: metric

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from framelora.evaluation.catalogue import ENDS, PER_SAMPLE, Metric
+from framelora.evaluation.catalogue import ADAPTED, ENDS, PER_SAMPLE, Metric
 from framelora.evaluation.intervals import bootstrap_interval
 
 EXTREMES = 3  # best and worst samples that are named, each
@@ -75,12 +75,12 @@ def flat_metrics(samples: pd.DataFrame, totals: pd.DataFrame) -> dict[str, float
     }
     for row in totals.itertuples():
         found[f"{row.metric}_{row.method}"] = round(float(row.mean), 5)
-        if row.method.startswith(("adapter_", "steered_")) and row.metric != ENDS.name:
+        if row.method.startswith(ADAPTED) and row.metric != ENDS.name:
             for ending, value in (("", row.gain), ("_low", row.gain_low), ("_high", row.gain_high)):
                 found[f"{row.metric}_gain_{row.method}{ending}"] = round(float(value), 5)
     moved = {method: found.get(f"flow_magnitude_{method}", 0.0) for method in totals.method.unique()}
     for method, flow in moved.items():
-        if method.startswith("adapter_") and moved.get("base"):
+        if method.startswith(ADAPTED) and moved.get("base"):
             found[f"dynamics_{method}"] = round(flow / moved["base"], 5)
     return found
 

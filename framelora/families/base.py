@@ -7,9 +7,9 @@ edit reruns only the stages that use the part:
   its bytes, `units_of` which units a window needs, `train_inputs` and `render_inputs` which parameters change what is
   learned and what is rendered, besides the units' own; `steering_inputs` those that change a render along the window's
   tracks (empty: none is made); `check_window` refuses what the model can't take, and `check_encode` parameters that ask
-  for what is not installed; `KINDS` are the kinds of windows it can render, `BASELINES` what is rendered beside it
-  without a model, `SCHEDULERS` its samplers where there is a choice, `PACKAGES` the libraries that count. Imports no
-  network.
+  for what is not installed; `TRAIN_KINDS` are the kinds of windows it learns from, `KINDS` those it can render,
+  `BASELINES` what is rendered beside it without a model, `SCHEDULERS` its samplers where there is a choice, `PACKAGES`
+  the libraries that count. Imports no network.
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
 * `encode.py`: `Encoder.encode` computes a unit, or some rows of it, and notes in `Encoder.notes` what a person should
   know of it. The only part that builds encoders.
@@ -20,7 +20,8 @@ edit reruns only the stages that use the part:
   seed. `levels` (validation) are quantiles of the training noise levels, 0 the least noise, for which nothing of the
   conditions is dropped; `noise_level(quantile, params)` is one in the family's own unit.
   A family that has a ControlNet adds `load_controlnet(denoiser, base, dtype, seed)`; `loss` takes it as `controlnet=`.
-* `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score).
+* `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score), and notes
+  in `Renderer.notes` what a person should know.
 * `footprint.py`: `example_batch` has the shapes of `read_window`'s items, `write_published` the configurations of the
   published base: what estimates of memory need.
 * `keys.py`: how its layers are called in adapter files, and `empty_denoiser`, their shapes without a weight.

@@ -39,8 +39,15 @@ def budget_buckets(pixels: int, multiple: int, max_aspect: float) -> list[str]:
     return [f"{width}x{height}" for width, height in sizes]
 
 
-def allowed_sizes(params: Extract) -> list[str]:
-    """The frame sizes of the parameters of `extract`: those listed, or all of the budget."""
+def allowed_sizes(params: Extract, kind: str = "video") -> list[str]:
+    """The frame sizes of the parameters of `extract`: those listed, or all of the budget.
+
+    Args:
+        params: the section.
+        kind: of the source: video, image_pair, or image, which may have sizes of its own.
+    """
+    if kind == "image" and params.image_buckets:
+        return list(params.image_buckets)
     budget = params.bucket_budget
     if budget is None:
         return list(params.buckets)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from framelora.digest import canonical_json, sha256
-from framelora.evaluation.catalogue import PER_SAMPLE
+from framelora.evaluation.catalogue import ADAPTED, PER_SAMPLE
 from framelora.report.chart import Chart, draw, smoothed, thinned
 from framelora.report.scores import (
     digits,
@@ -88,6 +89,9 @@ def build_page(tables: Tables) -> str:
     def order(method: str) -> int:
         return place(method, tables)
 
+    def what(method: str) -> str:
+        return about(method, tables.params.get("render", {}).get("adapters", {}))
+
     columns = score_columns(tables.samples)
     page = environment.get_template(TEMPLATE.name).render(
         title=tables.params["report"]["title"],
@@ -95,8 +99,8 @@ def build_page(tables: Tables) -> str:
         script=read_script(*SCRIPTS),
         metrics=tables.metrics,
         verdicts=[*pseudo_verdicts(tables), *verdicts(tables.metrics, windows.content_id.nunique())],
-        totals=result_table(tables.totals, tables.notes, order, about, mid=False),
-        mids=result_table(tables.totals, tables.notes, order, about, mid=True),
+        totals=result_table(tables.totals, tables.notes, order, what, mid=False),
+        mids=result_table(tables.totals, tables.notes, order, what, mid=True),
         adapters=adapters_of(tables.metrics),
         extremes=[{**row, "title": titles[row["pair"]]} for row in tables.extremes.to_dict("records")],
         score_metrics=columns,
@@ -105,7 +109,7 @@ def build_page(tables: Tables) -> str:
         charts_of_weights=[
             *weight_charts(tables.metrics, tables.totals),
             *step_charts(tables.totals),
-            *dynamics_charts(tables.samples),
+            *dynamics_charts(tables.metrics),
         ],
         charts=[chart for chart in (loss_chart(tables.loss), validation_chart(tables.validation)) if chart],
         validated=tables.validation is not None,
@@ -156,8 +160,13 @@ def decibels(value: float | None) -> str:
     return shown(value, PER_SAMPLE["psnr"])
 
 
-def about(method: str) -> str:
-    """What a method is."""
+def about(method: str, mixtures: Mapping[str, Mapping[str, float]]) -> str:
+    """What a method is; `mixtures` is the parameter render.adapters."""
+    if method.startswith("with_step_"):
+        return f"the adapter after {count(int(method.removeprefix('with_step_')), 'step')}, at weight 1"
+    if method.startswith("with_"):
+        mixture = mixtures[method.removeprefix("with_")]
+        return " and ".join(f"{folder} at weight {weight:g}" for folder, weight in sorted(mixture.items()))
     if method.startswith("adapter_"):
         return f"the adapter at weight {method.removeprefix('adapter_')}"
     if method.startswith("steered_"):
@@ -171,6 +180,7 @@ def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
     order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
     order += sorted(method for method in set(tables.renders.method) if method.startswith("steered_"))
+    order += [name for name in tables.renders.method.unique() if name.startswith("with_")]
     order += ["rife", "flow_warp", "blend", "hold_first", "still"]
     run = steps_of(method)
     return order.index(method) if method in order else len(order) + (run[1] if run else 0)
@@ -196,7 +206,7 @@ def sample(row: Any, renders: pd.DataFrame, scores: dict[Any, dict[str, float]],
     videos = []
     for render in sorted(renders.itertuples(), key=lambda render: place(render.method, tables)):
         score = scores.get((row.pair, render.method), {})
-        adapter = render.method.startswith("adapter_")
+        adapter = render.method.startswith(ADAPTED)
         gain = score.get("psnr", math.nan) - base if adapter else math.nan
         link = quote(f"render/{render.video}")
         videos.append({"method": render.method, "adapter": adapter, "src": link, "gain": gain, **score})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # What a run itself changes in a clean checkout.
-MADE = (":(exclude)dvc.lock", ":(exclude)reports", ":(exclude,glob)**/.gitignore")
+MADE = tuple(f":(top,exclude,glob)**/{name}" for name in ("dvc.lock", "reports/**", ".gitignore"))
 
 
 def run_script(page: str, commit: dict[str, Any] | None, costs: list[dict[str, Any]]) -> str:
@@ -28,7 +28,7 @@ def read_commit(folder: Path) -> dict[str, Any] | None:
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:
         return None
-    return {"id": head, "dirty": bool(_git(folder, "status", "--porcelain", "-uno", "--", ".", *MADE))}
+    return {"id": head, "dirty": bool(_git(folder, "status", "--porcelain", "-uno", "--", ":(top)", *MADE))}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

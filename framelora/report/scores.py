@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from framelora.evaluation.catalogue import ENDS, PER_SAMPLE, PER_SET, Metric
+from framelora.evaluation.catalogue import ADAPTED, ENDS, PER_SAMPLE, PER_SET, Metric
 from framelora.report.chart import Chart, draw
 from framelora.report.verdict import adapters_of, signed, weight_of
 
@@ -60,7 +60,7 @@ def result_table(
     found = []
     for method in sorted(set(totals.method), key=order):
         cells = [result_cell(rows.get((metric.name + ending, method)), metric) for metric in metrics]
-        adapter = method.startswith("adapter_")
+        adapter = method.startswith(ADAPTED)
         found.append({"method": method, "about": about(method), "adapter": adapter, "cells": cells})
     if mid and not any(name.endswith("_mid") for name in measured):
         found = []
@@ -163,23 +163,18 @@ def step_charts(totals: pd.DataFrame) -> list[Chart]:
     return charts
 
 
-def dynamics_charts(samples: pd.DataFrame) -> list[Chart]:
-    """Consistency against motion, by weight, where those columns exist: a still clip is perfectly consistent."""
-    if not {"warp_error", "dynamics"} <= set(samples.columns):
+def dynamics_charts(metrics: Mapping[str, float]) -> list[Chart]:
+    """Steadiness against motion, by weight, where both are measured: a still clip is perfectly steady."""
+    line = [name for name in ("base", *adapters_of(metrics)) if f"warp_error_{name}" in metrics]
+    if not metrics.get("flow_magnitude_base") or len(line) < 2:
         return []
-    means = samples.groupby("method")[["dynamics", "warp_error"]].mean().dropna()
-    adapters = sorted((name for name in means.index if name.startswith("adapter_")), key=weight_of)
-    line = [name for name in ("base", *adapters) if name in means.index]
+    points = {name: (metrics.get(f"dynamics_{name}", 1.0), metrics[f"warp_error_{name}"]) for name in line}
     chart = draw(
         "Warp error against motion",
-        "Warp error against the amount of motion, from the base through the weights of the adapter: "
-        + ", ".join(f"{name} {means.warp_error[name]:.3f} at {means.dynamics[name]:.3f}" for name in line),
-        "motion",
-        "warp error",
-        {
-            ("strong dots", "base, then rising weights"): [
-                (float(means.dynamics[name]), float(means.warp_error[name])) for name in line
-            ]
-        },
+        "Warp error in levels, and motion as a share of the base's: "
+        + ", ".join(f"{name} {error:.2f} at {100 * moved:.0f} %" for name, (moved, error) in points.items()),
+        "motion, share of the base's",
+        "warp error, levels",
+        {("strong dots", "base, then rising weights"): list(points.values())},
     )
     return [chart] if chart else []

@@ -13,6 +13,7 @@ BASELINES = {
     "hold_first": "the first frame held still",
 }
 SMALLEST = 5e-4  # dB; what is nearer to zero is rounding
+STILL_MOVES = 0.8  # share of the base's motion that has to be left where an adapter counts as steadier
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,35 @@ def verdicts(metrics: Mapping[str, float], clips: int) -> list[Verdict]:
         return [Verdict("unclear", f"Not measured: there are no test windows{rendered}.")]
     adapters = adapters_of(metrics)
     where = f"{count(windows, 'window')} of {count(clips, 'clip')}"
-    return [against_base(metrics, adapter, clips, where) for adapter in adapters] + against_baselines(metrics, adapters)
+    found = [against_base(metrics, adapter, clips, where) for adapter in adapters]
+    return steadiness(metrics, adapters) + found + against_baselines(metrics, adapters)
+
+
+def steadiness(metrics: Mapping[str, float], adapters: list[str]) -> list[Verdict]:
+    """Name the weight that takes the most warp error while the clips still move, or say that there is none.
+
+    Nothing where `warp_error` or `flow_magnitude` is not measured.
+    """
+    if "warp_error_base" not in metrics or not all(f"dynamics_{adapter}" in metrics for adapter in adapters):
+        return []
+    errors = {name: metrics[f"warp_error_{name}"] for name in ("base", *adapters)}
+    moved = {name: metrics[f"dynamics_{name}"] for name in adapters}
+    good = [name for name in adapters if errors[name] < errors["base"] and moved[name] >= STILL_MOVES]
+    if not good:
+        listed = "; ".join(f"{weight_of(name):g}: {errors[name]:.2f}, {100 * moved[name]:.0f} %" for name in adapters)
+        text = (
+            f"No rendered weight is steadier: none has less warp error than the base ({errors['base']:.2f} levels) and "
+            f"{100 * STILL_MOVES:.0f} % of its motion (weight: warp error, motion left: {listed})."
+        )
+        return [Verdict("worse", text)]
+    best = min(good, key=lambda name: errors[name])
+    gain, low, high = (metrics[f"warp_error_gain_{best}{end}"] for end in ("", "_low", "_high"))
+    text = (
+        f"Steadier at weight {weight_of(best):g}: warp error {errors[best]:.2f} levels against the base's "
+        f"{errors['base']:.2f}, with {100 * moved[best]:.0f} % of its motion left (less by {gain:.2f}, 95 % interval "
+        f"{signed(low, 2)} to {signed(high, 2)})."
+    )
+    return [Verdict("better" if low > 0 else "unclear", text)]
 
 
 def against_base(metrics: Mapping[str, float], adapter: str, clips: int, where: str) -> Verdict:

@@ -81,6 +81,8 @@ class Extract(Section):
     """Allowed frame sizes, WIDTHxHEIGHT pixels; each source takes the one nearest in aspect, and is centre-cropped."""
     bucket_budget: BucketBudget | None
     """All sizes of this budget, in place of `buckets`, which is empty then."""
+    image_buckets: list[Bucket]
+    """The same for single images (data.images), which may be larger than videos; empty: the sizes of videos."""
     max_upscale: Annotated[float, Field(ge=1)]
     """A source that would have to be enlarged more than this is left out, and listed."""
     detector: Literal["content", "adaptive", "threshold", "histogram", "hash"]
@@ -111,6 +113,8 @@ class Pair(Section):
     """Frames of a window, both ends included; with two there is nothing to learn."""
     stride: Positive
     """Frames from the start of one window to the start of the next."""
+    image_frames: Positive
+    """Frames of the clip that a single image makes: 1, a picture; more, the picture held still (a static clip)."""
     val_fraction: Fraction
     """Share of the sources held out for the validation loss."""
     test_fraction: Fraction

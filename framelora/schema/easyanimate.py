@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from framelora.schema.base import Fraction, Positive, Section
 
+# Names of EasyAnimate's predict scripts (GPU_memory_mode).
+MemoryMode = Literal["none", "model_cpu_offload", "model_cpu_offload_and_qfloat8", "sequential_cpu_offload"]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -92,6 +94,11 @@ class EasyAnimateRender(Section):
     """Classifier-free guidance; at 1 the negative prompt is not computed."""
     condition: Literal["none", "first_frame", "both_ends"]
     """What an inpaint model is given: nothing (text to video), the first frame, or the first and the last."""
+    dtype: Literal["float32", "bfloat16"]
+    """How the denoiser's weights are held and computed with; adapters stay float32 on it."""
+    memory_mode: MemoryMode
+    """What is in the GPU's memory: everything; the network at work; the same with the denoiser's layers stored as
+    float8; or the layer at work. Names of EasyAnimate's GPU_memory_mode."""
 
 
 class EasyAnimate(Section):

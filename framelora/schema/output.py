@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -21,6 +23,20 @@ def _distinct(weights: list[float]) -> list[float]:
     return weights
 
 
+def _inside_the_graph(mixtures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    for name, mixture in mixtures.items():
+        if not re.fullmatch("[a-z0-9_]+", name) or name.startswith("step_"):
+            raise ValueError(f"{name!r}: use small letters, digits and underscores only, and no `step_` in front")
+        if not mixture:
+            raise ValueError(f"{name} names no adapter: write FOLDER: WEIGHT")
+        for folder in mixture:
+            path = PurePosixPath(folder)
+            start = path.parts[:2] == ("models", "start") and len(path.parts) > 2 and ".." not in path.parts
+            if folder != "models/adapter" and not start:
+                raise ValueError(f"{folder} is neither models/adapter nor a folder inside models/start/: copy it there")
+    return mixtures
+
+
 class Render(Section):
     seed: int
     """Seed of the initial noise, together with the pair's id."""
@@ -32,6 +48,11 @@ class Render(Section):
     lora_weights: Annotated[list[float], Field(min_length=1), AfterValidator(_distinct)]
     """Weights of the adapter to render, each multiplied with alpha / rank. The base, which is weight 0, is always
     rendered; a negative weight takes away what was learned."""
+    adapters: Annotated[dict[str, dict[str, float]], AfterValidator(_inside_the_graph)]
+    """More to render beside the trained adapter, as `with_NAME`: adapters by their folders, acting together, each at
+    its weight. A folder is `models/adapter`, which was trained, or one inside `models/start/`."""
+    checkpoints: bool
+    """Whether each checkpoint in models/checkpoints/ is rendered too, at weight 1: how samples change as it learns."""
     rife: bool
     """Whether to render the interpolation network RIFE beside the other baselines; see docs/metrics.md."""
     video_fps: Positive

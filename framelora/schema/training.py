@@ -52,6 +52,8 @@ class Train(Section):
     """Length in optimizer steps; null: num_train_epochs counts."""
     train_batch_size: Positive
     """Windows in a batch, for each process."""
+    image_share: Annotated[float, Field(ge=0.001, le=0.999)] | None
+    """Share of the batches that are single images, whatever their number; null: every item comes once an epoch."""
     gradient_accumulation_steps: Positive
     """Batches in an optimizer step."""
     num_processes: Positive
@@ -78,6 +80,9 @@ class Train(Section):
     """Precision of the forward pass and of the frozen base; what is trained stays fp32."""
     base_int8: bool
     """Hold the frozen base's Linear layers in 8 bits (bitsandbytes)."""
+    base_fp8: bool
+    """Store the frozen base's Linear layers as float8, upcast while they compute; needs no GPU and no package. With
+    gradient_checkpointing only: else every upcast layer is kept until the backward pass."""
     offload_optimizer: bool
     """Keep the optimizer's states, and the values it steps on, in the CPU's memory."""
     gradient_checkpointing: bool
@@ -87,7 +92,11 @@ class Train(Section):
     checkpoints_total_limit: Annotated[int, Field(ge=0)]
     """The newest checkpoints that are kept under models/checkpoints/, besides the final one and the best."""
     resume_from_checkpoint: str | None
-    """A checkpoint of another run to go on from: its folder, inside models/start/; null: begin, or go on by itself."""
+    """A checkpoint of another run to go on from: its folder, inside models/start/, or `latest` of those there; null:
+    begin, or go on by itself."""
+    single_files: bool
+    """Also write each checkpoint, the best and the final weights as one file with EasyAnimate's keys (kohya):
+    models/checkpoints/checkpoint-N.safetensors beside checkpoint-N/. The files hold no state to go on from."""
     validation_steps: Positive
     """Optimizer steps between measurements of the validation loss."""
     validation_draws: Positive
@@ -105,6 +114,10 @@ class Train(Section):
             raise ValueError("set one of num_train_epochs and max_train_steps, and the other to null")
         if self.unet == "none" and self.controlnet == "none":
             raise ValueError("unet and controlnet are both none: nothing would be trained")
-        if self.base_int8 and "full" in (self.unet, self.controlnet):
-            raise ValueError("base_int8 holds a frozen base: nothing of it can be trained in full")
+        if self.base_int8 and self.base_fp8:
+            raise ValueError("base_int8 and base_fp8 are two ways to hold the base: set one of them")
+        if self.base_fp8 and not self.gradient_checkpointing:
+            raise ValueError("base_fp8 saves nothing without gradient_checkpointing: set that to true")
+        if (self.base_int8 or self.base_fp8) and "full" in (self.unet, self.controlnet):
+            raise ValueError("base_int8 and base_fp8 hold a frozen base: nothing of it can be trained in full")
         return self

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from framelora.dataset.sampler import BatchSampler
+from framelora.dataset.sampler import BatchSampler, Shape
 
 if TYPE_CHECKING:
     from framelora.schema.training import Train
@@ -22,7 +22,7 @@ class Items:
     """Training or validation items, read when they are needed."""
 
     ids: Sequence[str]
-    shapes: Sequence[tuple[int, ...]]
+    shapes: Sequence[Shape]  # the kind, and the sizes that a batch shares
     read: Callable[[int, int], Batch]  # (number, seed of its draws) -> one item, without batch dimension
 
     def batch(self, numbers: Sequence[int], seeds: Sequence[int], device: torch.device) -> Batch:
@@ -45,12 +45,12 @@ class Length:
         return range(begin, min(begin + self.accumulation, self.batches))
 
 
-def run_sampler(shapes: Sequence[tuple[int, ...]], params: Train) -> BatchSampler:
+def run_sampler(shapes: Sequence[Shape], params: Train) -> BatchSampler:
     """The order of the batches; a batch is shared by all processes."""
-    return BatchSampler(shapes, params.train_batch_size * params.num_processes, params.seed)
+    return BatchSampler(shapes, params.train_batch_size * params.num_processes, params.seed, params.image_share)
 
 
-def run_length(shapes: Sequence[tuple[int, ...]], params: Train) -> Length:
+def run_length(shapes: Sequence[Shape], params: Train) -> Length:
     """Length in steps, or in epochs: then the last step may have fewer batches, and there is always one step."""
     accumulation = params.gradient_accumulation_steps
     if params.num_train_epochs is None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framelora.adapters.folder import WEIGHTS, adapter_files, network_files
+from framelora.adapters.live import hold_in_float8
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, start_from
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def build_networks(family: Any, base: Path, adapter: Adapter, train: Train, earl
             network.enable_gradient_checkpointing()
         targets = family.lora_targets(network)
         networks[name] = prepare(network, modes[name], adapter, targets, train.seed, train.base_int8)
+        if train.base_fp8:
+            hold_in_float8(networks[name], dtypes[name])
     if earlier is not None:
         start_from_adapter(networks, earlier)
     return nn.ModuleDict(networks)

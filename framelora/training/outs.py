@@ -12,6 +12,9 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from framelora.adapters.folder import CONFIG, WEIGHTS
+from framelora.adapters.peft_folder import read_lineage, read_peft
+from framelora.adapters.single_file import Naming, kohya_file
 from framelora.compute import pack, unpack
 from framelora.training.checkpoint import STATE
 
@@ -37,6 +40,30 @@ def adapter_folder(files: Files) -> dict[str, bytes]:
 def checkpoints_folder(contents: Mapping[str, Files]) -> dict[str, bytes]:
     """models/checkpoints/: `checkpoint-N/`, `best/` and `final/`."""
     return {f"{name}/{file}": data for name, files in contents.items() for file, data in files.items()}
+
+
+def single_files(contents: Mapping[str, Files], keys: Any) -> dict[str, bytes]:
+    """`checkpoint-N.safetensors` and so on, with kohya's keys, for models/checkpoints/.
+
+    Args:
+        contents: files of each checkpoint, by the name of its folder.
+        keys: the family's `keys` part.
+    """
+    naming = Naming(keys.NETWORK, keys.KOHYA_PREFIX, keys.original_name)
+    made = {}
+    for name, files in contents.items():
+        weights = files[MAIN + WEIGHTS]
+        lineage = read_lineage(metadata_of(weights))
+        state = read_peft(load(weights), json.loads(files[MAIN + CONFIG]), lineage, name)
+        made[f"{name}.safetensors"] = kohya_file(state, naming)
+    return made
+
+
+def metadata_of(weights: bytes) -> dict[str, str]:
+    """The metadata in a safetensors file's header."""
+    length = int.from_bytes(weights[:8], "little")
+    found: dict[str, str] = json.loads(weights[8 : 8 + length]).get("__metadata__", {})
+    return found
 
 
 def report_folder(final: Files, cell: str, versions: Mapping[str, str], levels: list[float]) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from framelora.console import UserError
+from framelora.training.checkpoint import STATE
 from framelora.training.trackers import check_installed
 
 if TYPE_CHECKING:
@@ -37,8 +38,13 @@ def check_parameters(params: Params) -> None:
         need("prodigyopt", "train.optimizer: prodigy")
     if train.base_int8:
         need("bitsandbytes", "train.base_int8")
-        if params.adapter.init == "pissa" or params.adapter.use_dora:
-            raise UserError("train.base_int8: PiSSA and DoRA need the base's exact weights: set it to false")
+    for name in ("base_int8", "base_fp8"):
+        if getattr(train, name) and (params.adapter.init == "pissa" or params.adapter.use_dora):
+            raise UserError(f"train.{name}: PiSSA and DoRA need the base's exact weights: set it to false")
+    if train.single_files and (train.unet != "lora" or params.adapter.use_dora):
+        raise UserError(
+            "train.single_files: only a LoRA of the denoiser, and no DoRA, has such a file: set it to false"
+        )
     check_installed(train.report_to)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes not in (1, train.num_processes):
@@ -49,6 +55,29 @@ def need(package: str, what: str) -> None:
     """Raise `UserError` when a package is missing."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs {package}: `pip install {package}`, or choose another")
+
+
+def checkpoint_to_resume(name: str) -> Path:
+    """The folder of a checkpoint to go on from; `latest` is that of the highest step in models/start/.
+
+    Files `checkpoint-N.safetensors` beside the folders are weights alone, and do not count.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name != "latest":
+        return starting_folder(name)
+    steps = {}
+    for path in START.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if number.isdecimal() and (path / STATE).is_file():
+            steps[int(number)] = path
+    if not steps:
+        raise UserError(
+            f"train.resume_from_checkpoint: latest: {START}/ holds no folder checkpoint-N with {STATE} (a .safetensors "
+            "file has no state): copy one of models/checkpoints/ there"
+        )
+    return steps[max(steps)]
 
 
 def starting_folder(name: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from diffusers import EasyAnimateTransformer3DModel
 from diffusers.loaders import PeftAdapterMixin
 from easyanimate_base import make_base, make_transformer
 from peft import PeftModel
+from ruamel.yaml import YAML
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -359,6 +362,29 @@ class TestCommands:
         card = Path("out/a.md").read_text()
         assert card.startswith("---\nlicense: ")
         assert "transformer_blocks.1.attn1.to_add_out" in card  # holds zeros
+
+    def test_a_card_with_a_contact_sheet_lies_beside_the_runs_own_adapter(self, project: Path) -> None:
+        shutil.copytree("a", "models/adapter")
+        Path("reports/render/sheets").mkdir(parents=True)
+        Path("reports/render/sheets/pair.png").write_bytes(b"a picture")
+        subprocess.run(["git", "init", "-q"], check=True)
+        author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
+        subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        for form, output, name in (("peft", "out/p", "out/p/README.md"), ("kohya", "out/k.safetensors", "out/k.md")):
+            assert run("export", "models/adapter", "--format", form, "-o", output, "--licence", "apache-2.0")[0] == 0
+            card = Path(name).read_text()
+            header = YAML(typ="safe").load(card.split("---")[1])
+            library = "peft" if form == "peft" else "diffusers"
+            assert header == {"license": "apache-2.0", "library_name": library, "tags": ["lora", "text-to-video"]}
+            assert "![Contact sheet](contact_sheet.png)" in card
+            assert "## How to load" in card
+            assert Path(name).with_name("contact_sheet.png").read_bytes() == b"a picture"
+            assert head in card
+            state = read_adapter(Path(output), NAMING, lambda: shapes_of(make_transformer()))
+            assert state.lineage["commit"]["id"] == head
+        assert run("export", "a", "--format", "peft", "-o", "out/other")[0] == 0  # not what was rendered
+        assert "Contact sheet" not in Path("out/other/README.md").read_text()
 
     def test_combine_prints_what_recompression_loses(self, project: Path) -> None:
         code, text = run("combine", "a@0.15", "b@0.1", "-o", "ab", "--rank", "2")

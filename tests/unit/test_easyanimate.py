@@ -217,6 +217,34 @@ class TestClips:
         assert torch.equal(item["mean"], whole["mean"])
         assert torch.equal(item["std"], whole["std"])
 
+    @pytest.mark.parametrize("num_frames", [1, 9])
+    def test_a_single_image_is_one_encoded_frame_held_for_its_clips_length(
+        self, inpaint_base: Path, frames: NDArray[np.uint8], num_frames: int
+    ) -> None:
+        params = with_params({"conditioning.mask_modes": only("first_frames")})
+        image = Window("i", "c", "image", "s", 0, "s", 0, num_frames, 48, 32)
+        planned = units.plan_units(pd.DataFrame(), {"train": [image]}, CAPTIONS, inpaint_base, params)
+        assert {(unit.kind, unit.unit) for unit in planned} >= set(units.units_of(image, "train", inpaint_base, params))
+        encoder = encode.Encoder(inpaint_base, params, CPU)
+        cells = {
+            (unit.kind, unit.unit): encoder.encode(unit, frames[list(unit.frames or ())] if unit.shot else None)
+            for unit in planned
+        }
+        item = loss.read_window(image, reader(cells), inpaint_base, params, 1)
+        held = np.repeat(frames[:1], num_frames, axis=0)
+        whole = encoder.encode(EncodeUnit("latents", "u", "s"), held)
+        assert torch.equal(item["mean"], whole["mean"])
+        assert item["mean"].shape[1] == (num_frames - 1) // 4 + 1
+        # Nothing of one frame can be given but the whole: it is all masked, as in text to image.
+        assert (item["masked"][0].mean() == 0) == (num_frames == 1)
+        batch = {name: tensor[None] for name, tensor in item.items()}
+        found = loss.loss(loss.load_denoiser(inpaint_base, torch.float32), batch, [1], inpaint_base, params)
+        assert torch.isfinite(found).all()
+
+    def test_pixels_of_a_single_image_are_hidden_where_those_modes_are_on(self) -> None:
+        params = with_params({"conditioning.mask_modes": only("block", "both_ends"), "conditioning.pixel_draws": 2})
+        assert units.mask_bank(params.conditioning, 1) == [("block", "block/0"), ("block", "block/1")]
+
     def test_renders_are_compared_with_the_moving_clip_whatever_is_trained(self, base: Path) -> None:
         params = with_params({"conditioning.static_clips": "middle_frame"})
         assert units.units_of(WINDOW, "render", base, params)[0] == ("latents", "s@00002+9")

@@ -96,6 +96,7 @@ def test_pictures_at_the_ends_steer_an_inpaint_base() -> None:
         (["--image-start", "red.png"], "t2v renders from text only: use an inpaint base"),
         (["--base", "inp", "--image-end", "red.png"], "--image-end needs --image-start"),
         (["--base", "inp", "--image-start", "gone.png"], "gone.png does not exist"),
+        (["--memory-mode", "small"], "--memory-mode small: choose one of none, model_cpu_offload, "),
         (["-o", "clip.avi"], "call it something.mp4"),
     ],
 )

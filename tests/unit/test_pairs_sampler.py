@@ -185,7 +185,7 @@ def test_adding_sources_moves_no_other(project: Path) -> None:
 
 
 REST = {"split_column": None, "group_column": None, "filters": [], "pseudo_middles": "off"}
-REST |= {"leak_bits": 3, "leaks": "report"}
+REST |= {"image_frames": 1, "leak_bits": 3, "leaks": "report"}
 SETTINGS = Pair(num_frames=5, stride=3, split_seed=0, **FRACTIONS, **REST)
 
 
@@ -362,6 +362,34 @@ def test_batches_of_different_shapes_are_mixed() -> None:
     sampler = BatchSampler([(1,)] * 40 + [(2,)] * 40, 4, 0)
     kinds = [sampler.batch(number)[0] < 40 for number in range(20)]
     assert sum(first != second for first, second in pairwise(kinds)) > 4
+
+
+MIXED = st.lists(st.sampled_from([("window", 5, 8), ("window", 5, 4), ("image", 1, 8), ("image", 1, 16)]), max_size=25)
+
+
+@given(MIXED, st.integers(1, 4), st.sampled_from([0.1, 0.25, 0.5, 0.9]))
+def test_images_get_their_share_of_the_batches_and_every_item_still_comes(
+    shapes: list[tuple[int | str, ...]], batch_size: int, share: float
+) -> None:
+    shapes = [("window", 5, 8), ("image", 1, 8), *shapes]
+    sampler = BatchSampler(shapes, batch_size, 3, share)
+    batches = [sampler.batch(number) for number in range(sampler.batches_per_epoch)]
+    assert all(len({shapes[item] for item in batch}) == 1 for batch in batches)
+    assert {item for batch in batches for item in batch} == set(range(len(shapes)))
+    images = [shapes[sampler.batch(number)[0]][0] == "image" for number in range(200)]
+    assert all(abs(sum(images[:length]) - share * length) <= 1 for length in range(1, 201))
+    # Within a kind, nothing comes twice before everything came once.
+    for kind in ("image", "window"):
+        members = [item for item, shape in enumerate(shapes) if shape[0] == kind]
+        dealt = [sampler.batch(number) for number in range(200) if images[number] == (kind == "image")]
+        first = [item for batch in dealt[: sampler.lengths[kind == "image"]] for item in batch]
+        assert set(first) == set(members)
+
+
+@pytest.mark.parametrize("shapes", [[("window", 5, 8)] * 9, [("image", 1, 8)] * 9])
+def test_a_share_without_the_other_kind_changes_nothing(shapes: list[tuple[int | str, ...]]) -> None:
+    with_share, without = (BatchSampler(shapes, 2, 1, share) for share in (0.5, None))
+    assert [with_share.batch(number) for number in range(12)] == [without.batch(number) for number in range(12)]
 
 
 # draw_seed

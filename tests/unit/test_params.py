@@ -191,3 +191,28 @@ def test_what_is_no_mapping_in_yaml_is_refused(path: Path, content: bytes, part:
 def test_a_missing_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert refused(Path("params.yaml")) == "params.yaml is missing: run from the repository's root"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "part"),
+    [
+        ("render.lora_weights", "[0, strong]", "render.lora_weights.1 = 'strong'"),
+        ("render.lora_weights", "[0, .nan]", "render.lora_weights.1 = nan: input should be a finite number"),
+        ("render.lora_weights", "[-.inf]", "render.lora_weights.0 = -inf: input should be a finite number"),
+        ("render.adapters", "{both: {models/adapter: .nan}}", "models/adapter = nan: input should be a finite number"),
+        ("render.adapters", "{both: {adapters/a: 1.0}}", "adapters/a is neither models/adapter nor a folder inside "),
+        ("render.adapters", "{both: {models/start/../a: 1.0}}", "is neither models/adapter nor a folder inside "),
+        ("render.adapters", "{both: {}}", "both names no adapter: write FOLDER: WEIGHT"),
+        ("render.adapters", "{step_3: {models/adapter: 1.0}}", "no `step_` in front"),
+        ("train.image_share", "1.0", "train.image_share = 1.0"),
+        ("easyanimate.render.memory_mode", "low_vram", "easyanimate.render.memory_mode = 'low_vram'"),
+    ],
+)
+def test_weights_adapters_and_modes_that_can_not_be_are_named(path: Path, key: str, text: str, part: str) -> None:
+    assert part in refused(write(path, {key: text}))
+
+
+def test_a_float8_base_needs_what_makes_it_small(path: Path) -> None:
+    assert "base_fp8 saves nothing without gradient_checkpointing" in refused(write(path, {"train.base_fp8": True}))
+    both = {"train.base_fp8": True, "train.base_int8": True, "train.gradient_checkpointing": True}
+    assert "base_int8 and base_fp8 are two ways to hold the base" in refused(write(path, both))

@@ -17,7 +17,7 @@ from report_tables import IMAGES, WINDOW, metrics, tables
 from framelora.report.chart import draw, smoothed, thinned, ticks
 from framelora.report.page import build_page, csp_hash
 from framelora.report.run import page_digest, read_commit, read_costs, run_script
-from framelora.report.scores import step_charts, steps_of
+from framelora.report.scores import dynamics_charts, step_charts, steps_of
 from framelora.report.verdict import signed, verdicts
 
 MINUS = "\N{MINUS SIGN}"
@@ -379,3 +379,64 @@ def test_made_middles_are_told_at_the_head_and_in_the_table_of_data() -> None:
     assert told in page
     assert page.index(told) < page.index("against the base")
     assert "Training (1 with pseudo middles)" in page
+
+
+def swept(errors: dict[str, float], moved: dict[str, float]) -> dict[str, float]:
+    """Metrics of weights with their warp error and the share of motion that is left; the base's error is 4."""
+    found: dict[str, float] = metrics(adapters=dict.fromkeys(errors, 20.0))
+    found |= {"warp_error_base": 4.0, "flow_magnitude_base": 1.0}
+    for name, error in errors.items():
+        found |= {f"warp_error_{name}": error, f"dynamics_{name}": moved[name]}
+        found |= {
+            f"warp_error_gain_{name}{end}": 4.0 - error + by for end, by in (("", 0), ("_low", -0.1), ("_high", 0.1))
+        }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("errors", "moved", "tone", "part"),
+    [
+        ((3.8, 3.5, 2.0), (0.95, 0.81, 0.3), "better", "Steadier at weight 0.15: warp error 3.50 levels against the "),
+        (
+            (3.95, 3.5, 2.0),
+            (0.95, 0.79, 0.3),
+            "unclear",
+            "Steadier at weight 0.05: warp error 3.95 levels against the ",
+        ),
+        ((4.1, 3.5, 2.0), (0.95, 0.79, 0.3), "worse", "No rendered weight is steadier: none has less warp error than "),
+    ],
+)
+def test_the_steadiest_weight_that_still_moves_is_named_or_that_there_is_none(
+    errors: tuple[float, ...], moved: tuple[float, ...], tone: str, part: str
+) -> None:
+    names = ("adapter_0.05", "adapter_0.15", "adapter_1")
+    given = swept(dict(zip(names, errors, strict=True)), dict(zip(names, moved, strict=True)))
+    found = [verdict for verdict in verdicts(given, 2) if "steadier" in verdict.text.lower()]
+    assert [verdict.tone for verdict in found] == [tone]
+    assert found[0].text.startswith(part)
+
+
+def test_warp_error_is_drawn_against_motion_from_the_base_through_the_weights() -> None:
+    (chart,) = dynamics_charts(swept({"adapter_0.5": 3.0, "adapter_1": 2.0}, {"adapter_0.5": 0.8, "adapter_1": 0.2}))
+    assert chart.summary.endswith("base 4.00 at 100 %, adapter_0.5 3.00 at 80 %, adapter_1 2.00 at 20 %")
+    (line,) = chart.lines
+    across, down = zip(*line.points, strict=True)
+    assert list(across) == sorted(across, reverse=True)
+    assert list(down) == sorted(down)
+    assert dynamics_charts(metrics()) == []
+
+
+def test_adapters_that_are_rendered_together_are_told_by_folders_and_weights() -> None:
+    given = tables()
+
+    def renamed(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(method=table.method.replace("hold_first", "with_both"))
+
+    changed = {name: renamed(getattr(given, name)) for name in ("methods", "samples", "totals", "renders")}
+    mixture = {"both": {"models/start/style": 1.0, "models/adapter": 0.15}}
+    page = build_page(dataclasses.replace(given, params=given.params | {"render": {"adapters": mixture}}, **changed))
+    assert "models/adapter at weight 0.15 and models/start/style at weight 1" in page
+    row = re.search(r'<tr class="adapter"><th scope="row">with_both</th>', page)
+    assert row
+    shown = re.findall('<span class="name">([^<]+)</span>', page)[:6]
+    assert shown == ["truth", "truth_vae", "base", "adapter_1", "with_both", "blend"]

@@ -24,7 +24,7 @@ from torch import Tensor
 from framelora.console import UserError
 from framelora.training.checkpoint import BEST, STATE, Checkpoints, read_checkpoint, read_files
 from framelora.training.items import run_length
-from framelora.training.optimizer import learning_rate_factor
+from framelora.training.optimizer import Stepper, learning_rate_factor
 from framelora.training.probe import NoGradient, layers_without_gradient
 from framelora.training.trackers import check_installed
 from framelora.training.validation import Diverged
@@ -293,3 +293,15 @@ class TestTrackers:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else object())
         with pytest.raises(UserError, match=r"train\.report_to: wandb is not installed: `pip install wandb`"):
             check_installed(["tensorboard", "wandb"])
+
+
+class TestClipping:
+    def test_gradients_are_scaled_to_the_norm_and_the_norm_before_is_told(self) -> None:
+        parameters = {name: torch.nn.Parameter(torch.zeros(3)) for name in ("a", "b")}
+        stepper = Stepper(parameters, dict.fromkeys(parameters, 0.1), section())
+        for parameter, value in zip(parameters.values(), (3.0, 4.0), strict=True):
+            parameter.grad = torch.tensor([value, 0.0, 0.0])
+        assert stepper.clip(0.05, None) == pytest.approx(5.0)
+        assert parameters["a"].grad is not None and parameters["b"].grad is not None
+        assert parameters["a"].grad[0].item() == pytest.approx(0.03, rel=1e-4)
+        assert parameters["b"].grad[0].item() == pytest.approx(0.04, rel=1e-4)

@@ -61,7 +61,7 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
         `[1 + C, f, h, w]`: mask and latents of the masked video. All fp32, not scaled.
     """
     spec = read_spec(base)
-    static = is_static("train", params)
+    static = is_static(window, "train", params)
     latents = read("latents", clip_unit(window, static))
     item = {name: latents[name] for name in ("mean", "std")}
     if static:

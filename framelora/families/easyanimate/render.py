@@ -12,8 +12,10 @@ from diffusers import EasyAnimateTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framelora.compute import DTYPES
 from framelora.families.base import ReadUnit, Window
 from framelora.families.easyanimate.codec import load_scheduler, load_vae
+from framelora.families.easyanimate.networks.memory import Placement
 from framelora.families.easyanimate.networks.transformer import load_transformer
 from framelora.families.easyanimate.units import NEGATIVE, clip_unit, masked_details, masked_unit, read_spec
 
@@ -28,17 +30,26 @@ class Renderer:
         self.base = base
         self.params = params
         self.device = device
+        self.notes: list[str] = []
         self.spec = read_spec(base)
-        self.vae = load_vae(base).to(device).eval().requires_grad_(False)
+        self.dtype = DTYPES[params.render.dtype]
+        mode = params.render.memory_mode
+        if device.type == "cpu" and mode != "none":
+            effect = "float8 weights are used, but nothing is offloaded" if "qfloat8" in mode else "without effect"
+            self.notes.append(f"easyanimate.render.memory_mode: {mode}: there is no GPU: {effect}")
+            mode = mode if "qfloat8" in mode else "none"
+        self.placement = Placement(mode, device, self.dtype)
+        self.vae = load_vae(base).eval().requires_grad_(False)
 
     def load_denoiser(self) -> EasyAnimateTransformer3DModel:
-        """The base's denoiser, for the adapter to be put on."""
-        return load_transformer(self.base).to(self.device).eval().requires_grad_(False)
+        """The base's denoiser, for the adapter to be put on; it goes to its device when it is used."""
+        return load_transformer(self.base, self.dtype).eval().requires_grad_(False)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Latents `[C, f, h, w]`, as the VAE encodes them (not scaled), to RGB frames `[F, H, W, 3]`, 0..255."""
-        pixels = self.vae.decode(latents[None].to(self.device)).sample[0]
+        with self.placement.at_work(self.vae):
+            pixels = self.vae.decode(latents[None].to(self.device)).sample[0]
         levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
@@ -107,22 +118,23 @@ class Renderer:
         latents = torch.randn((1, spec.latent_channels, *grid), generator=generator).to(self.device)
         guided = guidance > 1.0
         embeds = (torch.stack([negative, text]) if guided else text[None]).to(self.device)
-        conditioning = {}
+        conditioning = {"encoder_hidden_states": embeds}
         if spec.inpaint:
-            given = torch.zeros((1 + spec.latent_channels, *grid)) if masked is None else masked * spec.scaling_factor
-            conditioning["inpaint_latents"] = given.to(self.device).expand(len(embeds), -1, -1, -1, -1)
+            shown = torch.zeros((1 + spec.latent_channels, *grid)) if masked is None else masked * spec.scaling_factor
+            conditioning["inpaint_latents"] = shown.to(self.device).expand(len(embeds), -1, -1, -1, -1)
 
         scheduler = copy.deepcopy(load_scheduler(self.base))
         scheduler.set_timesteps(num_inference_steps, device=self.device, mu=1)
-        for timestep in scheduler.timesteps:
-            prediction = transformer(
-                latents.expand(len(embeds), -1, -1, -1, -1),
-                timestep.expand(len(embeds)),
-                encoder_hidden_states=embeds,
-                **conditioning,
-            ).sample
-            if guided:
-                unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + guidance * (conditional - unconditional)
-            latents = scheduler.step(prediction, timestep, latents).prev_sample
+        given = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
+        with self.placement.at_work(transformer, denoiser=True):
+            for timestep in scheduler.timesteps:
+                prediction = transformer(
+                    latents.expand(len(embeds), -1, -1, -1, -1).to(self.dtype),
+                    timestep.expand(len(embeds)),
+                    **given,
+                ).sample.float()
+                if guided:
+                    unconditional, conditional = prediction.chunk(2)
+                    prediction = unconditional + guidance * (conditional - unconditional)
+                latents = scheduler.step(prediction, timestep, latents).prev_sample
         return self.decode(latents[0] / spec.scaling_factor)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Libraries whose release can change the bytes that encode, train and render make.
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
-# Kinds of windows that the model can render, and what is rendered beside it without a model.
+# Kinds of windows that it learns from, those that it can render, and what is rendered beside it without a model.
+TRAIN_KINDS = ("window", "image")
 KINDS = ("window",)
 BASELINES = ("still",)
 # Samplers to choose among: the base's own is the only one.
@@ -147,6 +148,8 @@ def clip_unit(window: Window, static: bool) -> str:
 def mask_bank(conditioning: EasyAnimateConditioning, num_frames: int) -> list[tuple[str, str]]:
     """The masked videos that training draws from, as (mode, detail); `all` needs no frames of the window.
 
+    Of a single frame nothing can be kept but parts of it: `all` and the modes that hide pixels, or else `all` alone.
+
     Raises:
         ValueError: no mode is left for clips of this length.
     """
@@ -160,6 +163,8 @@ def mask_bank(conditioning: EasyAnimateConditioning, num_frames: int) -> list[tu
             bank += [(mode, f"{mode}/{k}") for k in sorted(set(counts)) if k <= longest]
         else:
             bank += [(mode, f"{mode}/{draw}") for draw in range(conditioning.pixel_draws)]
+    if not bank and num_frames == 1:
+        return [(ALL_MASKED, ALL_MASKED)]
     if not bank:
         raise ValueError(f"conditioning.mask_modes: no mode masks a clip of {num_frames} frames: add `all`, or lower k")
     return bank
@@ -182,14 +187,17 @@ def masked_details(window: Window, purpose: Purpose, base: Path, params: EasyAni
     return [] if condition == "none" else [f"{RENDER_MODES[condition]}/1/render"]
 
 
-def is_static(purpose: Purpose, params: EasyAnimate) -> bool:
-    """Whether windows stand for static clips: in training only, never in what renders are compared with."""
-    return purpose == "train" and params.conditioning.static_clips == "middle_frame"
+def is_static(window: Window, purpose: Purpose, params: EasyAnimate) -> bool:
+    """Whether a window is a static clip, of which one frame is encoded: a single image, or by the parameters any one.
+
+    The latter in training only, never in what renders are compared with.
+    """
+    return window.kind == "image" or (purpose == "train" and params.conditioning.static_clips == "middle_frame")
 
 
 def units_of(window: Window, purpose: Purpose, base: Path, params: EasyAnimate) -> list[tuple[str, str]]:
     """Units `(kind, unit)` of a window."""
-    static = is_static(purpose, params)
+    static = is_static(window, purpose, params)
     units = [("latents", clip_unit(window, static)), ("text", window.content_id)]
     units.append(("text", EMPTY if purpose == "train" else NEGATIVE))
     return units + [masked_unit(window, static, detail) for detail in masked_details(window, purpose, base, params)]
@@ -216,7 +224,7 @@ def plan_units(
         EncodeUnit("text", NEGATIVE, text=params.encode.negative_prompt),
     }
     for purpose, window in [(purpose, window) for purpose, some in windows.items() for window in some]:
-        static = is_static(purpose, params)
+        static = is_static(window, purpose, params)
         frames = clip_frames(window, static)
         units.add(EncodeUnit("text", window.content_id, text=captions.get(window.content_id, "")))
         units.add(EncodeUnit("latents", clip_unit(window, static), window.start_shot, frames))
@@ -271,7 +279,9 @@ def train_inputs(base: Path, params: EasyAnimate, steered: bool) -> dict[str, An
 
 def render_inputs(params: EasyAnimate, scheduler: None = None) -> list[dict[str, Any]]:
     """Parameters that change a render's bytes."""
-    return [params.conditioning.model_dump(), params.render.model_dump()]
+    # Where weights lie changes nothing; how they are held does.
+    render = params.render.model_dump(exclude={"memory_mode"})
+    return [params.conditioning.model_dump(), render | {"qfloat8": "qfloat8" in params.render.memory_mode}]
 
 
 def steering_inputs(params: EasyAnimate) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Renderer:
     """Samples clips with a denoiser, and decodes latents."""
 
     def __init__(self, base: Path, params: Framer, device: torch.device) -> None:
+        self.notes: list[str] = []
         self.base = base
         self.params = params
         self.device = device

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Libraries whose release can change the bytes that encode, train and render make.
 PACKAGES = ("torch", "diffusers", "transformers")
-# Kinds of windows that the model can render, and what is rendered beside it without a model.
+# Kinds of windows that it learns from, those that it can render, and what is rendered beside it without a model.
+TRAIN_KINDS = ("window",)
 KINDS = ("window", "image_pair")
 BASELINES = ("hold_first", "blend", "flow_warp")
 # Samplers that `framer.render.scheduler` chooses among.

@@ -1,0 +1,132 @@
+"""Networks in less memory: float8 weights compute what rounded weights compute, and offloading changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from easyanimate_base import make_base, make_transformer
+from peft.tuners.lora import Linear as LoraLinear
+from test_adapters import make_state
+from torch import Tensor, nn
+
+from framelora.adapters.live import EXACT, hold_in_float8, put_on
+from framelora.families.easyanimate.networks.memory import Placement
+from framelora.families.easyanimate.render import Renderer
+from framelora.params import load_params
+from framelora.training.networks import build_networks
+
+CPU = torch.device("cpu")
+
+
+def inputs() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return {
+        "hidden_states": torch.randn(1, 4, 2, 8, 8, generator=generator),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 6, 16, generator=generator),
+    }
+
+
+def rounded(network: nn.Module) -> nn.Module:
+    """A copy whose weights went through float8 once: what the stored layers are to compute."""
+    other = copy.deepcopy(network)
+    for name, part in other.named_modules():
+        if type(part) is nn.Linear and not EXACT.search(name):
+            for parameter in part.parameters():
+                parameter.data = parameter.data.to(torch.float8_e4m3fn).float()
+    return other
+
+
+def test_float8_layers_compute_what_rounded_weights_compute_and_adapters_stay_exact() -> None:
+    model = put_on(make_transformer(), make_state(1, strength=0.5))
+    exact = model(**inputs()).sample
+    expected = rounded(model)(**inputs()).sample
+    assert hold_in_float8(model, torch.float32) > 20
+    for name, part in model.named_modules():
+        if isinstance(part, LoraLinear):
+            assert part.lora_A["default"].weight.dtype == torch.float32
+            kept = torch.float32 if EXACT.search(name) else torch.float8_e4m3fn
+            assert part.get_base_layer().weight.dtype == kept, name
+    found = model(**inputs()).sample
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, exact)
+    assert model.base_model.model.transformer_blocks[0].attn1.to_q.base_layer.weight.dtype == torch.float8_e4m3fn
+
+
+def test_an_adapter_on_a_float8_base_gets_the_gradients_of_the_rounded_base(tmp_path: Path) -> None:
+    from framelora.families.easyanimate import loss
+
+    base = make_base(tmp_path)
+    params = load_params(REPOSITORY / "params.yaml")
+    gradients = []
+    for fp8 in (False, True):
+        section = params.train.model_copy(update={"base_fp8": fp8, "gradient_checkpointing": True})
+        network: Any = build_networks(loss, base, params.adapter, section, None)["unet"]
+        network = network if fp8 else rounded(network)
+        network.train()
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                generator = torch.Generator().manual_seed(len(name))
+                parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
+        network(**inputs()).sample.square().mean().backward()
+        found = {name: value.grad for name, value in network.named_parameters() if value.requires_grad}
+        gradients.append({name: grad for name, grad in found.items() if grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 40
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-7), name
+
+
+def test_layers_that_are_fetched_one_by_one_compute_the_same() -> None:
+    model = put_on(make_transformer(), make_state(1, strength=0.5))
+    expected = model(**inputs()).sample
+    placement = Placement("sequential_cpu_offload", CPU, torch.float32)
+    for _ in range(2):
+        with placement.at_work(model, denoiser=True), torch.no_grad():
+            assert torch.equal(model(**inputs()).sample, expected)
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_only_the_network_at_work_is_on_the_device() -> None:
+    moves: list[str] = []
+
+    class Recorder(nn.Module):
+        def to(self, device: Any) -> Recorder:  # type: ignore[override]
+            moves.append(str(device))
+            return self
+
+    network = Recorder()
+    for mode, expected in (("none", ["cuda"]), ("model_cpu_offload", ["cuda", "cpu"])):
+        moves.clear()
+        with Placement(mode, torch.device("cuda"), torch.float32).at_work(network):  # type: ignore[arg-type]
+            moves.append("work")
+        assert moves == [expected[0], "work", *expected[1:]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "line", "same"),
+    [
+        ("sequential_cpu_offload", "there is no GPU: without effect", True),
+        ("model_cpu_offload_and_qfloat8", "there is no GPU: float8 weights are used, but nothing is offloaded", False),
+    ],
+)
+def test_without_a_gpu_modes_say_what_they_do(mode: str, line: str, same: bool, tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    family = load_params(REPOSITORY / "params.yaml").easyanimate
+    assert family is not None
+    clips = []
+    for chosen in ("none", mode):
+        render = family.render.model_copy(update={"memory_mode": chosen, "guidance_scale": 1.0})
+        renderer = Renderer(base, family.model_copy(update={"render": render}), CPU)
+        text = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
+        clip = renderer.sample_clip(
+            renderer.load_denoiser(), text, text, None, size=(5, 32, 32), num_inference_steps=2, seed=3
+        )
+        clips.append(torch.from_numpy(clip).float())
+        assert renderer.notes == ([f"easyanimate.render.memory_mode: {mode}: {line}"] if chosen != "none" else [])
+    assert torch.equal(*clips) == same
+    assert (clips[0] - clips[1]).abs().mean() < 8
