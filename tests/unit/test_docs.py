@@ -14,7 +14,7 @@ DOCUMENTS = sorted([*REPOSITORY.glob("docs/*.md"), REPOSITORY / "README.md"])
 FILES = {path.name: path for path in (REPOSITORY / "tests").rglob("test_*.py")}
 
 
-def tests_of(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Names of a file's tests and of its classes of tests, as pytest writes them behind the file's."""
     found = set()
     for node in ast.parse(path.read_bytes()).body:
@@ -30,7 +30,7 @@ def tests_of(path: Path) -> set[str]:
 def test_every_test_that_a_document_names_is_there(document: Path) -> None:
     for file, name in NAMED.findall(document.read_text()):
         assert file in FILES, f"{document.name} names {file}"
-        assert not name or name in tests_of(FILES[file]), f"{document.name} names {file}{name}"
+        assert not name or name in names_in(FILES[file]), f"{document.name} names {file}{name}"
 
 
 def test_the_tables_of_promises_and_defects_name_some() -> None:

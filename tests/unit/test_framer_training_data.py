@@ -279,7 +279,7 @@ class TestHeatmapsInTraining:
         (tmp_path / "params.yaml").write_text(text)
         with pytest.raises(UserError, match=r"framer\.encode\.tracks"):
             load_params(tmp_path / "params.yaml")
-        (tmp_path / "params.yaml").write_text(text.replace("tracks: none", "tracks: lucas_kanade"))
+        (tmp_path / "params.yaml").write_text(text.replace("tracks: none", "tracks: lucas_kanade", 1))
         assert load_params(tmp_path / "params.yaml").train.controlnet == "lora"
 
     def test_numbers_of_points_vary_and_some_are_dropped(self) -> None:

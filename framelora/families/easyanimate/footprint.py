@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framelora.families.easyanimate.keys import empty_denoiser
-from framelora.families.easyanimate.units import mask_bank, read_spec
+from framelora.families.easyanimate.units import read_spec
 from framelora.files import write_json
 
 if TYPE_CHECKING:
@@ -40,5 +40,5 @@ def example_batch(base: Path, params: EasyAnimate, *, num_frames: int, width: in
     item = {name: torch.zeros(spec.latent_channels, *clip) for name in ("mean", "std")}
     item |= {name: torch.zeros(text) for name in ("text", "empty")}
     if spec.inpaint:
-        item["masked"] = torch.zeros(len(mask_bank(params.conditioning, num_frames)), 1 + spec.latent_channels, *clip)
+        item["masked"] = torch.zeros(1 + spec.latent_channels, *clip)
     return item

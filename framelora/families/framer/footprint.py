@@ -56,11 +56,9 @@ def example_batch(
     factor = vae_factor(base)
     channels = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)["latent_channels"]
     frame = (int(channels), height // factor, width // factor)
-    told = params.conditioning
-    bank = [told.condition_noise_draws] if told.condition_noise == "bank" else []
     item = {name: torch.zeros(num_frames, *frame) for name in ("mean", "std")}
-    item |= {name: torch.zeros(*bank, *frame) for name in ("first", "last")}
-    item |= {"condition_sigmas": torch.ones(bank)} if bank else {}
+    item |= {name: torch.zeros(frame) for name in ("first", "last")}
+    item |= {"condition_sigma": torch.ones(())} if params.conditioning.condition_noise == "bank" else {}
     item["image_embeds"] = torch.zeros(2, empty_denoiser(base).config.cross_attention_dim)
     if controlnet:
         points = params.encode.track_points
