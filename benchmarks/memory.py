@@ -67,13 +67,13 @@ def measure(family: str, train: dict[str, Any], window: dict[str, int]) -> int:
     def steps(window: dict[str, int], count: int) -> None:
         shown = {"controlnet": True} if params.train.controlnet != "none" else {}
         item = footprint.example_batch(base, params.family, **window, **shown)
-        items = Items(["zeros"], [(1,)], lambda _: item)
+        items = Items(["zeros"], [(1,)], lambda _number, _seed: item)
         networks = build_networks(loss, base, params.adapter, params.train, None).train()
         others = {name: network for name, network in networks.items() if name != "unet"}
         stepper = Stepper(trained_parameters(networks), learning_rates(networks, params.train), params.train)
         for step in range(count):
             seeds = [step * params.train.train_batch_size + place for place in range(params.train.train_batch_size)]
-            batch = items.batch([0] * len(seeds), torch.device("cpu"))
+            batch = items.batch([0] * len(seeds), seeds, torch.device("cpu"))
             value = loss.loss(networks["unet"], batch, seeds, base, params.family, **others).mean()
             value.backward()
             stepper.clip(params.train.max_grad_norm, None)

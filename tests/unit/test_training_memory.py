@@ -109,6 +109,7 @@ def test_offloaded_states_leave_the_gpu() -> None:
     assert there.host == memory(gpu=True).optimizer + there.trained + there.gradients
 
 
+@pytest.mark.nightly
 def test_the_published_sizes_stand_in_for_a_base_that_is_not_there(tmp_path: Path) -> None:
     """The guide's log: 52,117,504 trainable parameters at rank 64; 1,524,625,966 in the UNet (fp16 here)."""
     from framelora.families.framer import footprint, keys, loss
