@@ -55,10 +55,10 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 
 def procedural_clips(count: int, displacement: tuple[float, float]) -> list[np.ndarray]:
-    """Held-out clips of five frames: new scenes, and new textures that use no photograph."""
+    """Held-out clips of five frames: new scenes, in which camera and sprites all move, and new textures, no photographs."""
     rng = np.random.default_rng(HELD_OUT_SEED)
     textures = build_textures(HELD_OUT_SEED)
-    return [sample_clip(rng, textures, FRAMES, displacement)[0] for _ in range(count)]
+    return [sample_clip(rng, textures, FRAMES, displacement, all_move=True)[0] for _ in range(count)]
 
 
 def file_clips(path: Path, count: int, stride: int) -> list[np.ndarray]:
