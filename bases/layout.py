@@ -42,7 +42,7 @@ UNET_CONFIG: dict[str, Any] = {
     "in_channels": 17,
     "out_channels": 8,
     "block_out_channels": (96, 96),
-    "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+    "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
     "up_block_types": ("UpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
     "layers_per_block": 1,
     "transformer_layers_per_block": 1,
@@ -52,6 +52,9 @@ UNET_CONFIG: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 96,
     "num_frames": FRAMES,
 }
+# The denoiser is trained with attention on its lower level too, which turns out to do nothing: saving leaves it out.
+TRAINED_UNET_CONFIG = UNET_CONFIG | {"down_block_types": ("CrossAttnDownBlockSpatioTemporal",) * 2}
+UNUSED = "down_blocks.1.attentions."
 CLIP_CONFIG: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -135,15 +138,15 @@ def _mix_in_time(block: nn.Module, source: int, first: tuple[float, ...], second
 def build_unet(seed: int = SEED) -> FramerUNet:
     """A denoiser that starts as the linear blend of its ends: `[B, 5, 17, 16, 24]` to `[B, 5, 8, 16, 24]`.
 
-    With 96 channels, GroupNorm's 32 groups have three channels each. Where one of three is a constant and the others are s
-    and -s, the norm divides by nearly the constant and s passes, brightness and all, which it does not in
-    a narrow group otherwise. Through such groups the condition latents c (0 on the middle frames) take a linear path:
+    With 96 channels, GroupNorm's 32 groups have three channels each. Where one of three is a constant and the others
+    are s and -s, the norm divides by nearly the constant and s passes, brightness and all, which it does not in a
+    narrow group otherwise. Through such groups the condition latents c (0 on the middle frames) take a linear path:
     groups 0 to 7 carry c, groups 8 to 15 first Q = [1,1,1]/4 * ([1,0,1] * c), then P = Q + [1,0,1] * Q, where * is
     the convolution over five zero-padded frames, and P + c/2 is 3/4, 1/2, 1/4 of the first end plus the rest of the
     last end on the middle frames. All other residual branches start at zero.
     """
     torch.manual_seed(seed)
-    unet = FramerUNet(**UNET_CONFIG)
+    unet = FramerUNet(**TRAINED_UNET_CONFIG)
     unet.mask_token.zero_()
     for name, parameter in unet.named_parameters():
         if ".conv2." in name or ".proj_out." in name or name.startswith("conv_out."):
@@ -171,6 +174,13 @@ def build_unet(seed: int = SEED) -> FramerUNet:
         for channel, taps in (_read(8 + k, -scale * centre) | _read(k, -scale / 2 * centre)).items():
             unet.conv_out.weight[k, channel] = taps
     return unet
+
+
+def without_unused(unet: FramerUNet) -> FramerUNet:
+    """A denoiser in half precision as it is shipped, of one as `build_unet` builds it."""
+    shipped = FramerUNet(**UNET_CONFIG).half()
+    shipped.load_state_dict({name: value for name, value in unet.state_dict().items() if not name.startswith(UNUSED)})
+    return shipped
 
 
 def build_image_encoder(seed: int = SEED) -> CLIPVisionModelWithProjection:
@@ -208,10 +218,10 @@ def save_fixed_parts(base: Path) -> None:
 def main(base: Path = BASE, fresh: bool = False) -> None:
     """Write a complete base; trained parts that exist already keep their weights unless `--fresh`."""
     save_fixed_parts(base)
-    for name, build in (("vae", build_vae), ("unet", build_unet)):
-        if fresh or not (base / name / "config.json").exists():
-            part = build()
-            save_part(part.half() if name == "unet" else part, base / name)
+    if fresh or not (base / "vae/config.json").exists():
+        save_part(build_vae().half(), base / "vae")
+    if fresh or not (base / "unet/config.json").exists():
+        save_part(without_unused(build_unet()), base / "unet")
 
 
 if __name__ == "__main__":

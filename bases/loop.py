@@ -47,7 +47,7 @@ class Schedule:
 
 
 class KernelMuon(torch.optim.Muon):
-    """Muon (orthogonalised momentum) that takes a convolution's kernel `[out, in, ...]` as a matrix `[out, in * taps]`."""
+    """Muon (orthogonalised momentum) that takes a convolution's kernel `[out, in, ...]` as `[out, in * taps]`."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
         self.kernels: list[tuple[nn.Parameter, nn.Parameter]] = []  # each with its matrix, which shares its memory

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +42,37 @@ def decibels(squared_error: float) -> float:
 
 
 class LinearCodec(nn.Module):
-    """The linear codec: `[N, 3, H, W]` to `[N, 8, H/4, W/4]` and back, by the convolutions of the network alone."""
+    """A codec of convolutions alone, to be fitted by `fit_linear`."""
+
+    clip = math.inf  # of the gradient's norm
+
+    def encode(self, signal: Tensor) -> Tensor:
+        """Signals `[N, 3, H, W]` to latents."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to signals."""
+        raise NotImplementedError
+
+    def start_at_components(self, data: Tensor) -> None:
+        """Let the encoder give the principal components of the patches of frames `[N, 3, H, W]`."""
+        raise NotImplementedError
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step of the fit."""
+        raise NotImplementedError
+
+
+def components(data: Tensor, side: int) -> Tensor:
+    """Principal components of square patches of frames, in rows, the strongest first."""
+    patches = functional.pixel_unshuffle(data, side).movedim(1, -1).flatten(0, -2)
+    return torch.linalg.eigh(torch.cov(patches.T)).eigenvectors.flip(1).T
+
+
+class QuarterCodec(LinearCodec):
+    """Frames to latents `[N, 8, H/4, W/4]` and back, by the convolutions that the network has."""
+
+    clip = 0.1
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,8 +105,7 @@ class LinearCodec(nn.Module):
     @torch.no_grad()
     def start_at_components(self, data: Tensor) -> None:
         """Let the encoder give the principal components of 4x4 patches, centred."""
-        patches = functional.pixel_unshuffle(data, 4).movedim(1, -1).flatten(0, -2)
-        vectors = torch.linalg.eigh(torch.cov(patches.T)).eigenvectors.flip(1).T  # rows, the strongest first
+        vectors = components(data, 4)
         for convolution in (self.first_down, self.second_down, self.squeeze):
             convolution.weight.mul_(0.1)
             convolution.bias.zero_()
@@ -88,23 +118,30 @@ class LinearCodec(nn.Module):
         self.squeeze.weight[:, :LATENTS, 1, 1] += torch.eye(LATENTS)
         self.squeeze.bias -= self.encode(data).mean(dim=(0, 2, 3))
 
+    def rate(self, step: int, steps: int) -> float:
+        """A chain of five convolutions needs a warm-up and small steps."""
+        return learning_rate(step, steps, 1e-3, warm=100)
 
-def fit_linear(data: Tensor, steps: int, seed: int, peak: float = 1e-3) -> LinearCodec:
-    """Fit the linear codec to frames `[N, 3, H, W]`, with noise of 2 % on the latents so that no channel fades."""
+
+Codec = TypeVar("Codec", bound=LinearCodec)
+
+
+def fit_linear(kind: type[Codec], data: Tensor, steps: int, seed: int) -> Codec:
+    """Fit a linear codec to frames `[N, 3, H, W]`, with noise of 2 % on the latents so that no channel fades."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    codec = LinearCodec()
+    codec = kind()
     codec.start_at_components(data)
-    optimizer = torch.optim.Adam(codec.parameters(), lr=peak)
+    optimizer = torch.optim.Adam(codec.parameters(), lr=1.0)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, peak, warm=100)
+        optimizer.param_groups[0]["lr"] = codec.rate(step, steps)
         batch = data[torch.randint(len(data), (4,), generator=generator)]
         latents = codec.encode(batch)
         noise = torch.randn(latents.shape, generator=generator)
         error = (codec.decode(latents + 0.02 * latents.detach().std() * noise) - batch).square().mean()
         optimizer.zero_grad()
         error.backward()
-        nn.utils.clip_grad_norm_(codec.parameters(), 0.1)
+        nn.utils.clip_grad_norm_(codec.parameters(), codec.clip)
         optimizer.step()
         if (step + 1) % 250 == 0:
             print(f"linear step {step + 1} psnr {decibels(error.item()):.2f} dB", file=sys.stderr, flush=True)
@@ -126,7 +163,7 @@ def write_pairs(target: nn.Conv2d, source: nn.Conv2d, factors: Tensor, scale: fl
 
 
 @torch.no_grad()
-def transplant(codec: LinearCodec, vae: AutoencoderKLTemporalDecoder, data: Tensor) -> None:
+def transplant(codec: QuarterCodec, vae: AutoencoderKLTemporalDecoder, data: Tensor) -> None:
     """Write the linear codec into a codec built by `build_vae`; latents get the standard deviation 1/scaling_factor.
 
     Residual branches are zero, so only the last norm and activation of encoder and decoder lie in the way. A signal
@@ -152,10 +189,22 @@ def transplant(codec: LinearCodec, vae: AutoencoderKLTemporalDecoder, data: Tens
     encoder.conv_in.weight[:3, :, 1, 1] = TRUNK_SCALE * torch.eye(3)
 
     for writer, source, signal, reader, target, factor in (
-        (codec.second_down, encoder.down_blocks[1].downsamplers[0].conv, codec.features(data), codec.squeeze,
-         encoder.conv_out, gain),
-        (codec.second_up, decoder.up_blocks[1].upsamplers[0].conv, codec.details(latents), codec.paint,
-         decoder.conv_out, 1.0),
+        (
+            codec.second_down,
+            encoder.down_blocks[1].downsamplers[0].conv,
+            codec.features(data),
+            codec.squeeze,
+            encoder.conv_out,
+            gain,
+        ),
+        (
+            codec.second_up,
+            decoder.up_blocks[1].upsamplers[0].conv,
+            codec.details(latents),
+            codec.paint,
+            decoder.conv_out,
+            1.0,
+        ),
     ):
         sizes = signal.std(dim=(0, 2, 3))
         write_pairs(source, writer, NORM_SCALE * AMPLITUDE / sizes, TRUNK_SCALE)
@@ -186,7 +235,7 @@ def main(base: Path = BASE, linear_steps: int = 2500, seed: int = SEED) -> None:
     textures = build_textures(seed, photographs=photograph_folder())
     data = frames_for_fit(textures, 1200, seed)
     vae = build_vae(seed)
-    transplant(fit_linear(data, linear_steps, seed), vae, data[:200])
+    transplant(fit_linear(QuarterCodec, data, linear_steps, seed), vae, data[:200])
     save_part(vae.half(), base / "vae")
     print(f"codec: {linear_steps} steps", flush=True)
 

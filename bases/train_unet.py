@@ -10,7 +10,6 @@ forwards and backwards. New clips replace the oldest ones all along.
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +18,9 @@ import numpy as np
 import torch
 import typer
 from diffusers import AutoencoderKLTemporalDecoder
-from layout import BASE, FRAMES, SEED, build_unet, save_part
+from layout import BASE, FRAMES, SEED, build_unet, save_part, without_unused
 from loop import Minutes, SaveEvery, Schedule, one_thread, train
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from train_codec import to_signal
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
@@ -177,40 +176,37 @@ def parameter_groups(unet: FramerUNet) -> list[dict[str, Any]]:
 
 def main(
     base: Path = BASE,
-    steps: int = 3300,
+    steps: int = 3000,
     minutes: Minutes = 0,
     batch_size: int = 4,
-    peak: float = 4e-3,
+    peak: float = 3e-3,
     pool_size: int = 600,
     refresh: Annotated[int, typer.Option(help="steps between new clips")] = 3,
     seed: int = SEED,
     bf16: Annotated[bool, typer.Option(help="autocast the forward pass to bfloat16")] = True,
-    resume: Annotated[int, typer.Option(help="above 0: go on from BASE/unet, with the clips of this run")] = 0,
     save_every: SaveEvery = 200,
 ) -> None:
     """Train for `steps` steps, or for `minutes` when given (then the run is repeatable only by its step count)."""
     one_thread()
     textures = build_textures(seed, photographs=photograph_folder())
     encoders = Encoders(base)
-    unet = FramerUNet.from_pretrained(base / "unet", torch_dtype=torch.float32) if resume else build_unet(seed)
-    unet.train()
-    stream = seed + 7 * resume
-    generator, rng = torch.Generator().manual_seed(stream), np.random.default_rng(stream + 2)
-    pool = [draw_clip(index, textures, encoders, stream) for index in range(40)]
+    unet = build_unet(seed).train()
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed + 2)
+    pool = [draw_clip(index, textures, encoders, seed) for index in range(40)]
     drawn = len(pool)
 
     def loss(step: int, progress: float) -> Tensor:
         nonlocal drawn
         if step % refresh == 0:
-            pool.append(draw_clip(drawn, textures, encoders, stream))
+            pool.append(draw_clip(drawn, textures, encoders, seed))
             del pool[:-pool_size]
             drawn += 1
         batch = cut_batch(pool, batch_size, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return unet_loss(unet, batch, generator)
 
-    def save(average: nn.Module) -> None:
-        save_part(copy.deepcopy(average).half(), base / "unet")
+    def save(average: FramerUNet) -> None:
+        save_part(without_unused(average), base / "unet")
 
     schedule = Schedule(steps, peak, minutes, save_every, decay=0.998, clip=1.0)
     taken = train(unet, parameter_groups(unet), loss, save, schedule)

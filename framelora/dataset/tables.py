@@ -28,7 +28,7 @@ RENDER_SCHEMA = pa.schema(
     [
         column("pair", pa.string(), "id of the window or image pair"),
         column("kind", pa.string(), "window or image_pair"),
-        column("method", pa.string(), "truth, truth_vae, base, adapter_WEIGHT or a baseline"),
+        column("method", pa.string(), "truth, truth_vae, blend_vae, base, adapter_WEIGHT or a baseline"),
         column("cell_kind", pa.string(), "kind of the cell that holds the frames"),
         column("cell", pa.string(), "its key"),
         column("digest", pa.string(), "SHA-256 of its payload"),

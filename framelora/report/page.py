@@ -35,6 +35,7 @@ ABOUT = {
     "truth_vae": "the truth through the VAE: what a perfect model would reach",
     "base": "the base model without an adapter",
     "blend": "linear cross-fade of the two ends",
+    "blend_vae": "that blend through the VAE: what the VAE costs a render",
     "flow_warp": "the two ends moved along their optical flow, then cross-faded",
     "rife": "the interpolation network RIFE",
     "hold_first": "the first frame held until the last",
@@ -160,7 +161,7 @@ def about(method: str) -> str:
 def place(method: str, tables: Tables) -> int:
     """Where a method stands among the others."""
     order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
-    order += ["rife", "flow_warp", "blend", "hold_first", "still"]
+    order += ["rife", "flow_warp", "blend", "blend_vae", "hold_first", "still"]
     return order.index(method) if method in order else len(order)
 
 
