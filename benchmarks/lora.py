@@ -124,12 +124,12 @@ def verdict(gains: Gains, samples: int = 4000) -> tuple[list[str], bool]:
     gain = gains.psnr - gains.base_psnr
     drop_low, drop_high = bootstrap_interval(drop, gains.sources, samples=samples, seed=0)
     gain_low, gain_high = bootstrap_interval(gain, gains.sources, samples=samples, seed=0)
-    base = gains.base_loss.mean()
+    base, better = gains.base_loss.mean(), (gain > 0).sum()
     lines = [
         f"{len(drop)} held-out windows of {len(set(gains.sources))} clips",
         f"validation loss {base:.4f} -> {gains.loss.mean():.4f}, lower on {(drop > 0).sum()} windows",
         f"  drop {100 * drop.mean() / base:.2f} % [{100 * drop_low / base:.2f}, {100 * drop_high / base:.2f}]",
-        f"expected frame {gains.base_psnr.mean():.2f} -> {gains.psnr.mean():.2f} dB, higher on {(gain > 0).sum()} windows",
+        f"expected frame {gains.base_psnr.mean():.2f} -> {gains.psnr.mean():.2f} dB, higher on {better} windows",
         f"  gain {gain.mean():+.3f} dB [{gain_low:+.3f}, {gain_high:+.3f}]",
         f"linear blend {gains.blend_psnr.mean():.2f} dB",
     ]

@@ -48,7 +48,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = add_lora(load_denoiser(REPOSITORY / "bases/tiny-framer", torch.float32), params, DEFAULT_LORA_TARGETS, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=0.05)
     for name, data in adapter_files(adapter_tensors(model), config_dict(model), {}).items():
         (folder / name).write_bytes(data)
     return folder
