@@ -80,9 +80,9 @@ def train_adapter(run: Run, folder: Path) -> Path:
 
 def window_loss(run: Run, model: torch.nn.Module, window: Window, read: Any) -> float:
     """Mean loss of a window over the shares of the noise levels, with fixed noise."""
-    item = run.family.read_window(window, read, run.base, run.params.family)
-    batch = {name: torch.stack([tensor] * LEVELS) for name, tensor in item.items()}
     seeds = [draw_seed(run.params.train.seed, "bench", window.pair, level) for level in range(LEVELS)]
+    items = [run.family.read_window(window, read, run.base, run.params.family, seed) for seed in seeds]
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     levels = [(level + seed % 2**32 / 2**32) / LEVELS for level, seed in enumerate(seeds)]
     with torch.no_grad():
         return float(run.family.loss(model, batch, seeds, run.base, run.params.family, levels=levels).mean())

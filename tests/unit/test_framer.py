@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -233,6 +234,15 @@ class TestRender:
         assert scheduler.sigmas[0].item() == pytest.approx(700, rel=1e-3)
         for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
             assert timestep.item() == pytest.approx(0.25 * math.log(sigma.item()), abs=1e-4)
+
+    def test_frames_of_a_baseline_go_through_the_vae_as_the_truth_does(
+        self, params: Params, encoder: encode.Encoder
+    ) -> None:
+        renderer = render.Renderer(BASE, params.framer, torch.device("cpu"))
+        frames = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+        latents = encoder.encode(EncodeUnit("latents", "s", "s"), frames)
+        truth = renderer.through_vae(Window("p", "c", "window", "s", 0, "s", 2, 3, 24, 16), lambda *_: latents)
+        np.testing.assert_array_equal(renderer.frames_through_vae(frames), truth)
 
     @pytest.mark.parametrize("guidance", [(1.0, 1.0), (1.0, 3.0)])
     def test_one_step_is_the_denoised_estimate_with_guidance_rising_along_frames(
