@@ -1,6 +1,6 @@
 # make demo: environment, pipeline on the demo clips, metrics. make test: environment, the whole test suite.
 .DELETE_ON_ERROR:
-.PHONY: setup demo demo-ufo repro sweep bench-objective preflight lint test test-nightly clean
+.PHONY: setup demo demo-ufo repro sweep bench-objective bench-lora preflight lint test test-nightly clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,6 +47,11 @@ sweep: repro
 # The FramerTurbo guide's training objective against ours on the demo's clips, in a few minutes.
 bench-objective: setup
 	python benchmarks/objective.py
+
+# What an adapter learns on the demo in a few minutes; fails when it gains nothing on held-out clips.
+bench-lora: preflight
+	dvc repro encode
+	python -m benchmarks.lora
 
 lint: setup
 	ruff check .

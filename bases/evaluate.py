@@ -8,7 +8,9 @@ bootstraps over clips.
 * hold first: the first frame repeated.
 * expected, one step: the network's estimate of the clean latents at sigma 700, decoded.
 * expected, mean of N: the mean of the latents of N samples, decoded.
-* single sample: the mean over samples of each sample's own PSNR.
+* single sample: the mean over samples of each sample's own values.
+
+Beside PSNR: structural similarity (higher is better) and ST-LPIPS, a perceptual distance (lower is better).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from train_codec import to_signal
 from train_unet import Encoders, Item, denoise, encode_clip
 from world import build_textures, sample_clip
 
+from framelora.evaluation.perceptual import load_network
 from framelora.families.framer.networks.unet import FramerUNet
 
 HELD_OUT_SEED = 1_000_003  # textures and scenes of the evaluation share no draw with those of the training
@@ -54,11 +57,20 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return float(((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean())
 
 
+@torch.no_grad()
+def st_lpips(a: Tensor, b: Tensor) -> float:
+    """Mean perceptual distance of two clips `[F, 3, H, W]` in -1..1, see `framelora.evaluation.perceptual`."""
+    return float(load_network("cpu")(a, b).mean())
+
+
+MEASURES = {"": psnr, " (ssim)": ssim, " (st_lpips)": st_lpips}
+
+
 def procedural_clips(count: int, displacement: tuple[float, float]) -> list[np.ndarray]:
-    """Held-out clips of five frames: new scenes, and new textures that use no photograph."""
+    """Held-out clips of five frames: new scenes, in which camera and sprites all move, new textures, no photographs."""
     rng = np.random.default_rng(HELD_OUT_SEED)
     textures = build_textures(HELD_OUT_SEED)
-    return [sample_clip(rng, textures, FRAMES, displacement)[0] for _ in range(count)]
+    return [sample_clip(rng, textures, FRAMES, displacement, all_move=True)[0] for _ in range(count)]
 
 
 def file_clips(path: Path, count: int, stride: int) -> list[np.ndarray]:
@@ -138,12 +150,11 @@ def measure(
             drawn = drawn / encoders.scaling_factor
             through[f"expected, mean of {samples}"] = encoders.decode(drawn.mean(dim=0))
             singles = [encoders.decode(latents)[middle] for latents in drawn]
-        for name, video in through.items():
-            note(name, psnr(video[middle], truth[middle]))
-            note(f"{name} (ssim)", ssim(video[middle], truth[middle]))
-        if singles:
-            note("single sample", float(np.mean([psnr(video, truth[middle]) for video in singles])))
-            note("single sample (ssim)", float(np.mean([ssim(video, truth[middle]) for video in singles])))
+        for suffix, score in MEASURES.items():
+            for name, video in through.items():
+                note(f"{name}{suffix}", score(video[middle], truth[middle]))
+            if singles:
+                note(f"single sample{suffix}", float(np.mean([score(video, truth[middle]) for video in singles])))
     return rows
 
 
@@ -160,16 +171,18 @@ def report(title: str, rows: dict[str, list[float]]) -> dict[str, tuple[float, f
     said = {}
     hard = np.argsort(rows["blend"])[: (len(rows["blend"]) + 1) // 2]
     print(f"\n{title}: {len(rows['blend'])} clips; last column: the half with the lowest blend")
-    for name in [row for row in rows if not row.endswith("(ssim)")]:
+    for name in [row for row in rows if not row.endswith(")")]:
         gain = [a - b for a, b in zip(rows[name], rows["blend"], strict=True)]
-        said[name], said[f"{name} - blend"] = interval(rows[name]), interval(gain)
-        said[f"{name} (ssim)"] = interval(rows[f"{name} (ssim)"])
+        said[f"{name} - blend"] = interval(gain)
+        for suffix in MEASURES:
+            said[f"{name}{suffix}"] = interval(rows[f"{name}{suffix}"])
         mean, low, high = said[f"{name} - blend"]
         said[f"{name} - blend, hard half"] = interval([gain[index] for index in hard])
         half = said[f"{name} - blend, hard half"]
+        others = f"ssim {said[f'{name} (ssim)'][0]:.3f}   st-lpips {said[f'{name} (st_lpips)'][0]:.3f}"
         print(
             f"  {name:22s} {said[name][0]:6.2f} dB   over blend {mean:+6.2f} [{low:+.2f}, {high:+.2f}]"
-            f"   ssim {said[f'{name} (ssim)'][0]:.3f}   {half[0]:+6.2f} [{half[1]:+.2f}, {half[2]:+.2f}]"
+            f"   {others}   {half[0]:+6.2f} [{half[1]:+.2f}, {half[2]:+.2f}]"
         )
     return said
 

@@ -46,15 +46,34 @@ class Schedule:
     clip: float = math.inf  # of the gradient's norm
 
 
+class KernelMuon(torch.optim.Muon):
+    """Muon (orthogonalised momentum) that takes a convolution's kernel `[out, in, ...]` as `[out, in * taps]`."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+        self.kernels: list[tuple[nn.Parameter, nn.Parameter]] = []  # each with its matrix, which shares its memory
+        flat = []
+        for group in groups:
+            matrices = [nn.Parameter(parameter.detach().flatten(1)) for parameter in group["params"]]
+            self.kernels += zip(group["params"], matrices, strict=True)
+            flat.append(group | {"params": matrices})
+        super().__init__(flat, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take a step along the gradients of the kernels."""
+        for kernel, matrix in self.kernels:
+            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        return super().step(closure)
+
+
 def build_optimizers(groups: list[dict[str, Any]], peak: float) -> list[torch.optim.Optimizer]:
-    """Adam for most groups; Muon (orthogonalised momentum, for matrices only) for those marked `matrices`."""
+    """Adam for most groups; Muon for those marked `matrices` (Linear layers' weights, or kernels)."""
     adam = [group for group in groups if not group.get("matrices")]
     muon = [group for group in groups if group.get("matrices")]
     optimizers: list[torch.optim.Optimizer] = []
     if adam:
         optimizers.append(torch.optim.Adam(adam, lr=peak, betas=(0.9, 0.99)))
     if muon:
-        optimizers.append(torch.optim.Muon(muon, lr=peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(KernelMuon(muon, lr=peak))
     return optimizers
 
 

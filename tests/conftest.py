@@ -28,6 +28,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Under the demo's split seed the first two are dealt to train, the third to val, the last to test.
 CLIPS = ("bunny_wakes", "bunny_stands_up", "bunny_scratches_head", "cloud_over_trees")
 SHORT = {
+    "extract.fps": 8.0,
+    "pair.filters": [],
     "extract.buckets": ["48x32", "32x48"],
     "train.max_train_steps": 2,
     "train.train_batch_size": 2,

@@ -20,8 +20,9 @@ edit reruns only the stages that use the part:
   seed. `levels` (validation) are quantiles of the training noise levels, 0 the least noise, for which nothing of the
   conditions is dropped; `noise_level(quantile, params)` is one in the family's own unit.
   A family that has a ControlNet adds `load_controlnet(denoiser, base, dtype, seed)`; `loss` takes it as `controlnet=`.
-* `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score), and notes
-  in `Renderer.notes` what a person should know.
+* `render.py`: `Renderer` makes frames with a denoiser, and through the VAE alone (the ceiling of any score; of any
+  frames, `frames_through_vae`, where the blend of two ends is a baseline), and notes in `Renderer.notes` what a person
+  should know.
 * `footprint.py`: `example_batch` has the shapes of `read_window`'s items, `write_published` the configurations of the
   published base: what estimates of memory need.
 * `keys.py`: how its layers are called in adapter files, and `empty_denoiser`, their shapes without a weight.

@@ -38,6 +38,7 @@ ABOUT = {
     "truth_vae": "the truth through the VAE: what a perfect model would reach",
     "base": "the base model without an adapter",
     "blend": "linear cross-fade of the two ends",
+    "blend_vae": "that blend through the VAE: what the VAE costs a render",
     "flow_warp": "the two ends moved along their optical flow, then cross-faded",
     "rife": "the interpolation network RIFE",
     "hold_first": "the first frame held until the last",
@@ -181,7 +182,7 @@ def place(method: str, tables: Tables) -> int:
     order = ["truth", "truth_vae", "base", *adapters_of(tables.metrics)]
     order += sorted(method for method in set(tables.renders.method) if method.startswith("steered_"))
     order += [name for name in tables.renders.method.unique() if name.startswith("with_")]
-    order += ["rife", "flow_warp", "blend", "hold_first", "still"]
+    order += ["rife", "flow_warp", "blend", "blend_vae", "hold_first", "still"]
     run = steps_of(method)
     return order.index(method) if method in order else len(order) + (run[1] if run else 0)
 

@@ -142,7 +142,7 @@ def test_the_guides_snippet_works_on_what_the_pipeline_writes(tmp_path: Path) ->
     unet = unet.merge_and_unload()
 
     plain = UNetSpatioTemporalConditionModel.from_pretrained(base)
-    inputs = (torch.randn(1, 3, 9, 8, 8), torch.tensor(0.3), torch.randn(1, 2, 32), torch.tensor([[6.0, 127.0, 0.02]]))
+    inputs = (torch.randn(1, 3, 17, 8, 8), torch.tensor(0.3), torch.randn(1, 2, 32), torch.tensor([[6.0, 127.0, 0.02]]))
     with torch.no_grad():
         merged, live, without = (network.eval()(*inputs).sample for network in (unet, made, plain))
     torch.testing.assert_close(merged, live, rtol=1e-3, atol=1e-4)

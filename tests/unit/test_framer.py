@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -40,10 +41,10 @@ def batch_of(size: int, frames: int = 4) -> dict[str, torch.Tensor]:
         return torch.randn(shape, generator=generator)
 
     return {
-        "mean": normal(size, frames, 4, 8, 8),
-        "std": 0.1 * normal(size, frames, 4, 8, 8).abs(),
-        "first": normal(size, 4, 8, 8),
-        "last": normal(size, 4, 8, 8),
+        "mean": normal(size, frames, 8, 8, 8),
+        "std": 0.1 * normal(size, frames, 8, 8, 8).abs(),
+        "first": normal(size, 8, 8, 8),
+        "last": normal(size, 8, 8, 8),
         "image_embeds": normal(size, 2, 32),
     }
 
@@ -87,7 +88,7 @@ class TestObjective:
             x = x0 + sigma * noise
             mask = torch.ones(4, 1, 8, 8)
             mask[0] = mask[3] = 0
-            token = unet.mask_token.detach()[0, 0].expand(4, 8, 8)
+            token = unet.mask_token.detach()[0, 0].expand(8, 8, 8)
             condition = torch.stack([batch["first"][item], token, token, batch["last"][item]])
             prediction = unet(
                 torch.cat([x / (sigma**2 + 1).sqrt(), condition, mask], dim=1)[None],
@@ -102,7 +103,9 @@ class TestObjective:
             assert got[item].item() == pytest.approx(expected.item(), rel=2e-4)
 
     def test_sigma_is_log_normal(self, params: Params) -> None:
-        logs = torch.stack([loss.draw(seed, torch.Size((1,)), params.framer)[2] for seed in range(4000)]).log()
+        objective = params.framer.objective.model_copy(update={"sigma_log_mean": 0.7, "sigma_log_std": 1.6})
+        framer = params.framer.model_copy(update={"objective": objective})
+        logs = torch.stack([loss.draw(seed, torch.Size((1,)), framer)[2] for seed in range(4000)]).log()
         assert logs.mean().item() == pytest.approx(0.7, abs=0.08)
         assert logs.std().item() == pytest.approx(1.6, abs=0.08)
 
@@ -123,7 +126,7 @@ class TestObjective:
         real = FramerUNet.forward
 
         def forward(self, sample, *args, **kwargs):  # type: ignore[no-untyped-def]
-            seen["condition"], seen["embeds"] = sample[:, :, 4:8], kwargs["encoder_hidden_states"]
+            seen["condition"], seen["embeds"] = sample[:, :, 8:16], kwargs["encoder_hidden_states"]
             return real(self, sample, *args, **kwargs)
 
         monkeypatch.setattr(FramerUNet, "forward", forward)
@@ -135,7 +138,7 @@ class TestObjective:
             loss.loss(unet, batch, [5], BASE, framer)
             assert bool(seen["embeds"].any()) is clip_kept
             assert bool(seen["condition"][0, [0, -1]].any()) is latents_kept
-            assert torch.equal(seen["condition"][0, 1], unet.mask_token.detach()[0, 0].expand(4, 8, 8))
+            assert torch.equal(seen["condition"][0, 1], unet.mask_token.detach()[0, 0].expand(8, 8, 8))
 
     def test_time_ids_are_fps_minus_one_bucket_and_noise(self) -> None:
         assert added_time_ids(2, 7, 127, 0.02).tolist() == [[6, 127, pytest.approx(0.02)]] * 2
@@ -191,7 +194,7 @@ class TestAdapter:
         for name, data in files.items():
             (tmp_path / name).write_bytes(data)
         loaded = load_adapter(load_unet(BASE).eval(), tmp_path)
-        inputs = (torch.randn(1, 3, 9, 8, 8), torch.tensor(0.3))
+        inputs = (torch.randn(1, 3, 17, 8, 8), torch.tensor(0.3))
         more = {"encoder_hidden_states": torch.randn(1, 2, 32), "added_time_ids": added_time_ids(1, 7, 127, 0.02)}
         with torch.no_grad():
             base = load_unet(BASE).eval()(*inputs, **more).sample
@@ -232,6 +235,15 @@ class TestRender:
         for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
             assert timestep.item() == pytest.approx(0.25 * math.log(sigma.item()), abs=1e-4)
 
+    def test_frames_of_a_baseline_go_through_the_vae_as_the_truth_does(
+        self, params: Params, encoder: encode.Encoder
+    ) -> None:
+        renderer = render.Renderer(BASE, params.framer, torch.device("cpu"))
+        frames = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+        latents = encoder.encode(EncodeUnit("latents", "s", "s"), frames)
+        truth = renderer.through_vae(Window("p", "c", "window", "s", 0, "s", 2, 3, 24, 16), lambda *_: latents)
+        np.testing.assert_array_equal(renderer.frames_through_vae(frames), truth)
+
     @pytest.mark.parametrize("guidance", [(1.0, 1.0), (1.0, 3.0)])
     def test_one_step_is_the_denoised_estimate_with_guidance_rising_along_frames(
         self, unet: FramerUNet, params: Params, guidance: tuple[float, float]
@@ -244,7 +256,7 @@ class TestRender:
         window = Window("p", "c", "window", "s", 0, "s", 3, 4, 16, 16)
         tensors = {
             f"s@{frame:05d}": {
-                "condition_latents": torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(frame)),
+                "condition_latents": torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(frame)),
                 "image_embeds": torch.randn(32, generator=torch.Generator().manual_seed(frame + 10)),
             }
             for frame in (0, 3)
@@ -252,8 +264,8 @@ class TestRender:
         got = renderer.sample(unet, window, lambda _, unit: tensors[unit], num_inference_steps=1, seed=3)
 
         sigma = 700.0
-        x = torch.randn((1, 4, 4, 8, 8), generator=torch.Generator().manual_seed(3)) * math.sqrt(sigma**2 + 1)
-        token = unet.mask_token.detach()[0, 0].expand(4, 8, 8)
+        x = torch.randn((1, 4, 8, 8, 8), generator=torch.Generator().manual_seed(3)) * math.sqrt(sigma**2 + 1)
+        token = unet.mask_token.detach()[0, 0].expand(8, 8, 8)
         mask = torch.tensor([0.0, 1, 1, 0]).view(4, 1, 1, 1).expand(4, 1, 8, 8)
 
         def predict(keep: float) -> torch.Tensor:

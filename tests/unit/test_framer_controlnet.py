@@ -44,7 +44,7 @@ def unet() -> FramerUNet:
 @pytest.fixture(scope="module")
 def controlnet(unet: FramerUNet) -> TrajectoryControlNet:
     """As if it had been trained: nothing in it is zero."""
-    network = new_controlnet(unet, vae_factor=2, seed=0).eval().requires_grad_(False)
+    network = new_controlnet(unet, vae_factor=4, seed=0).eval().requires_grad_(False)
     torch.manual_seed(1)
     for name, parameter in network.named_parameters():
         if name.startswith(("controlnet_down", "controlnet_mid", "controlnet_cond_embedding.conv_out")):
@@ -59,8 +59,8 @@ def inputs(size: int = 1, frames: int = 4) -> tuple[torch.Tensor, torch.Tensor, 
         "encoder_hidden_states": torch.randn(size, 2, 32, generator=generator),
         "added_time_ids": added_time_ids(size, 7, 127, 0.02),
     }
-    sample = torch.randn(size, frames, 9, 8, 12, generator=generator)
-    return sample, torch.tensor(0.3), conditions, 255 * torch.rand(size, frames, 3, 16, 24, generator=generator)
+    sample = torch.randn(size, frames, 17, 8, 12, generator=generator)
+    return sample, torch.tensor(0.3), conditions, 255 * torch.rand(size, frames, 3, 32, 48, generator=generator)
 
 
 class TestPublishedCheckpoint:
@@ -77,7 +77,7 @@ class TestPublishedCheckpoint:
 
     def test_a_published_folder_loads_with_its_own_configuration(self, unet: FramerUNet, tmp_path: Path) -> None:
         """Published configurations carry another class name and the switches of point embeddings."""
-        network = new_controlnet(unet, vae_factor=2, seed=3)
+        network = new_controlnet(unet, vae_factor=4, seed=3)
         network.save_pretrained(tmp_path / "controlnet")
         path = tmp_path / "controlnet/config.json"
         config = json.loads(path.read_text()) | {"_class_name": "ControlNetSVDModel", "with_id_feature": False}
@@ -120,6 +120,7 @@ class TestStockUNet:
         again = load_unet(tmp_path / "again").eval()
         sample, timestep, conditions, _ = inputs()
         with torch.no_grad():
+            sample = sample[:, :, : unet.config.in_channels]
             got = unet(sample, timestep, **conditions).sample
             assert got.isfinite().all()
             assert torch.equal(again(sample, timestep, **conditions).sample, got)
@@ -133,7 +134,7 @@ class TestResiduals:
 
     def test_a_new_controlnet_changes_nothing(self, unet: FramerUNet) -> None:
         sample, timestep, conditions, hints = inputs(2)
-        steered = SteeredUNet(unet, new_controlnet(unet, vae_factor=2, seed=5).eval())
+        steered = SteeredUNet(unet, new_controlnet(unet, vae_factor=4, seed=5).eval())
         plain = unet(sample, timestep, **conditions).sample
         assert torch.equal(steered(sample, timestep, **conditions, hints=hints).sample, plain)
         assert torch.equal(steered(sample, timestep, **conditions).sample, plain)
@@ -196,7 +197,7 @@ class TestResiduals:
 
     def test_gradients_reach_the_controlnet_through_the_frozen_unet(self, unet: FramerUNet) -> None:
         """The guide's code never runs its ControlNet in training, so its weights could not change."""
-        controlnet = new_controlnet(unet, vae_factor=2, seed=6)
+        controlnet = new_controlnet(unet, vae_factor=4, seed=6)
         steered = SteeredUNet(unet, controlnet)
         steered.enable_gradient_checkpointing()
         sample, timestep, conditions, hints = inputs()

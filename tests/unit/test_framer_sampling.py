@@ -117,7 +117,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     for part in BASE.iterdir():
         (folder / part.name).symlink_to(part)
-    network = new_controlnet(load_unet(BASE), vae_factor=2, seed=0)
+    network = new_controlnet(load_unet(BASE), vae_factor=4, seed=0)
     torch.manual_seed(1)
     for layer in [*network.controlnet_down_blocks, network.controlnet_mid_block]:
         torch.nn.init.normal_(layer.weight, std=0.05)
@@ -184,7 +184,7 @@ class TestPipeline:
             ]
             with torch.no_grad():
                 tokens.append(pipeline.image_encoder((seen - statistics[0]) / statistics[1]).image_embeds)
-        x = torch.randn((1, frames, 4, 12, 16), generator=generator) * math.sqrt(700**2 + 1)
+        x = torch.randn((1, frames, 8, 6, 8), generator=generator) * math.sqrt(700**2 + 1)
         peak = options["max_guidance_scale"]
         scales = [1 + (peak - 1) * i / 3 for i in range(4)]
         if options.get("middle_max_guidance"):
@@ -196,10 +196,10 @@ class TestPipeline:
             sigma = rho[step]
             halves = []
             for keep in (0.0, 1.0):
-                row = torch.ones(frames, 5, 12, 16)
-                row[:, :4] = unet.mask_token.detach()[0]
-                row[0, :4], row[-1, :4] = keep * ends[0][0], keep * ends[1][0]
-                row[0, 4] = row[-1, 4] = 0
+                row = torch.ones(frames, 9, 6, 8)
+                row[:, :8] = unet.mask_token.detach()[0]
+                row[0, :8], row[-1, :8] = keep * ends[0][0], keep * ends[1][0]
+                row[0, 8] = row[-1, 8] = 0
                 sample = torch.cat([x[0] / math.sqrt(sigma**2 + 1), row], dim=1)[None]
                 conditions = {
                     "encoder_hidden_states": keep * torch.stack([tokens[0][0], tokens[1][0]])[None],
@@ -243,7 +243,7 @@ class TestPipeline:
         ("arguments", "match"),
         [
             ({"num_frames": 2}, "at least 3"),
-            ({"width": 33}, "multiple of 2"),
+            ({"width": 33}, "multiple of 4"),
             ({"point_tracks": torch.zeros(4, 1, 2)}, "3 frames, points, 2"),
             ({"scheduler": "ddim"}, "no scheduler ddim"),
             ({"output_type": "pil"}, "output_type"),

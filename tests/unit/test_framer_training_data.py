@@ -143,10 +143,10 @@ def batch_of(size: int, bank: bool = False, points: int = 0) -> dict[str, torch.
         return torch.randn(shape, generator=generator)
 
     batch = {
-        "mean": normal(size, 4, 4, 8, 12),
-        "std": 0.1 * normal(size, 4, 4, 8, 12).abs(),
-        "first": normal(size, 4, 8, 12),
-        "last": normal(size, 4, 8, 12),
+        "mean": normal(size, 4, 8, 8, 12),
+        "std": 0.1 * normal(size, 4, 8, 8, 12).abs(),
+        "first": normal(size, 8, 8, 12),
+        "last": normal(size, 8, 8, 12),
         "image_embeds": normal(size, 2, 32),
     }
     if bank:
@@ -297,10 +297,10 @@ class TestHeatmapsInTraining:
         params, batch = framer(), batch_of(2, points=6)
         batch["visible"][1, 2:] = 0  # lost half way
         got = loss.hints(batch, [3, 4], BASE, params)
-        assert got.shape == (2, 4, 3, 16, 24)
+        assert got.shape == (2, 4, 3, 32, 48)
         for item, seed in enumerate((3, 4)):
             shown = batch["visible"][item].bool() & loss.chosen_points(batch["visible"][item].bool(), seed, params)
-            expected = heatmaps(batch["tracks"][item], shown, width=24, height=16, side=6)
+            expected = heatmaps(batch["tracks"][item], shown, width=48, height=32, side=6)
             assert torch.equal(got[item], expected)
 
     def test_without_tracks_a_controlnet_is_refused(self) -> None:

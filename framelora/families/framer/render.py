@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.codec import decode_latents, load_vae, vae_factor
+from framelora.families.framer.codec import decode_latents, load_vae, to_signed, vae_factor
 from framelora.families.framer.networks.controlnet import SteeredUNet, load_controlnet, starting_controlnet
 from framelora.families.framer.networks.heatmap import heatmaps
 from framelora.families.framer.networks.sampling import (
@@ -66,6 +66,11 @@ class Renderer:
         """The true frames of a window, encoded and decoded: no render of this base can be better."""
         mean = read("latents", window.start_shot)["mean"].float()
         return self.decode(mean[window.start_frame : window.end_frame + 1])
+
+    @torch.no_grad()
+    def frames_through_vae(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Frames `[F, H, W, 3]` encoded and decoded, as a whole clip."""
+        return self.decode(self.vae.encode(to_signed(frames).to(self.device)).latent_dist.mode())
 
     @torch.no_grad()
     def sample(
