@@ -38,7 +38,7 @@ RENDER_SCHEMA = pa.schema(
         column(
             "method",
             pa.string(),
-            "truth, truth_vae, blend_vae, base, adapter_WEIGHT, with_NAME, steered_WEIGHT, steps_SAMPLER_N or a baseline",
+            "truth, truth_vae, base, adapter_WEIGHT, with_NAME, steered_WEIGHT, steps_SAMPLER_N or a baseline",
         ),
         column("cell_kind", pa.string(), "kind of the cell that holds the frames"),
         column("cell", pa.string(), "its key"),
