@@ -160,6 +160,7 @@ RERUNS = {
     "framelora/evaluation/vbench.py": ["score"],
     "framelora/evaluation/totals.py": ["score"],
     "framelora/evaluation/baselines.py": ["render"],
+    "framelora/evaluation/rendering.py": ["render"],
     "framelora/media/rife.py": ["pair", "render"],
     "framelora/media/flow.py": ["pair", "render", "score"],
     "framelora/report/page.py": ["report"],
@@ -223,9 +224,9 @@ def test_edit_this_file_and_these_cells_are_computed_anew(path: str) -> None:
 
 
 def test_every_computing_module_is_in_a_key() -> None:
-    """The stages name exactly these modules in their cells' keys (families by their part)."""
-    gate = REPOSITORY / "framelora/dataset/gate.py"  # of captions, and of `framelora validate`
-    code = "\n".join(path.read_text() for path in [*REPOSITORY.glob("stages/*.py"), gate])
+    """What plans cells names exactly these modules in their keys (families by their part)."""
+    planning = [REPOSITORY / "framelora" / name for name in ("dataset/gate.py", "evaluation/rendering.py")]
+    code = "\n".join(path.read_text() for path in [*REPOSITORY.glob("stages/*.py"), *planning])
     for name in COMPUTING:
         part = name.rpartition(".")[2]
         assert f'"framelora.{name}"' in code or f"{{params.model.family}}.{part}" in code, name
