@@ -68,7 +68,11 @@ def plan(
         for purpose in ("train", "render")
     }
     cells = {}
-    for planned in units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family):
+    try:
+        needed = units.plan_units(shots.reset_index(), by_purpose, captions, base, params.family)
+    except ValueError as error:
+        raise UserError(f"{params.model.family}.{error}") from None
+    for planned in needed:
         unit = with_given_tracks(planned, shots, given)
         made_of: dict[str, Any] = {"text": unit.text, "detail": unit.detail}
         if unit.shot:

@@ -47,6 +47,9 @@ class MaskModes(Section):
 class EasyAnimateConditioning(Section):
     static_clips: Literal["off", "middle_frame"]
     """What is trained on: the windows as they are, or the middle frame of each, held for the window's length (UFO)."""
+    flips: bool
+    """Whether half of what is trained on is mirrored, left to right: each window has a second set of cells. Refused
+    when a caption says left or right."""
     mask_modes: MaskModes
     """Inpaint models (-InP): how what they are given is drawn in training. Without effect on a text-to-video base."""
     first_frames: Annotated[list[Positive], Field(min_length=1)]

@@ -245,6 +245,37 @@ class TestClips:
         params = with_params({"conditioning.mask_modes": only("block", "both_ends"), "conditioning.pixel_draws": 2})
         assert units.mask_bank(params.conditioning, 1) == [("block", "block/0"), ("block", "block/1")]
 
+    @pytest.mark.parametrize("static", ["off", "middle_frame"])
+    def test_mirrored_copies_are_cells_of_their_own_and_half_of_what_is_read(
+        self, inpaint_base: Path, frames: NDArray[np.uint8], static: str
+    ) -> None:
+        changes = {"conditioning.static_clips": static, "conditioning.mask_modes": only("first_frames", "all")}
+        params = with_params({**changes, "conditioning.flips": True})
+        cells = fill(inpaint_base, params, frames, "train")
+        assert set(units.units_of(WINDOW, "train", inpaint_base, params)) == set(cells) - {("text", "negative")}
+        straight = fill(inpaint_base, with_params(changes), frames, "train")
+        mirrored = fill(inpaint_base, with_params(changes), frames[:, :, ::-1].copy(), "train")
+        counts = {True: 0, False: 0}
+        for seed in range(40):
+            flipped = loss.draw_flipped(seed)
+            counts[flipped] += 1
+            item = loss.read_window(WINDOW, reader(cells), inpaint_base, params, seed)
+            expected = loss.read_window(
+                WINDOW, reader(mirrored if flipped else straight), inpaint_base, with_params(changes), seed
+            )
+            assert all(torch.equal(item[name], expected[name]) for name in expected)
+        assert min(counts.values()) > 10
+        assert units.copies("render", params) == (False,)
+
+    @pytest.mark.parametrize("caption", ["a bird looks Left", "right, then up"])
+    def test_clips_whose_captions_name_a_side_are_not_mirrored(self, base: Path, caption: str) -> None:
+        windows: dict[Purpose, list[Window]] = {"train": [WINDOW]}
+        params = with_params({"conditioning.flips": True})
+        with pytest.raises(ValueError, match=r"conditioning\.flips"):
+            units.plan_units(pd.DataFrame(), windows, {"c": caption}, base, params)
+        units.plan_units(pd.DataFrame(), windows, {"c": "a bright bird, upright"}, base, params)
+        units.plan_units(pd.DataFrame(), {"render": [WINDOW]}, {"c": caption}, base, params)
+
     def test_renders_are_compared_with_the_moving_clip_whatever_is_trained(self, base: Path) -> None:
         params = with_params({"conditioning.static_clips": "middle_frame"})
         assert units.units_of(WINDOW, "render", base, params)[0] == ("latents", "s@00002+9")

@@ -17,7 +17,7 @@ from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
 from framelora.families.base import ALL_ROWS, EncodeUnit
 from framelora.families.easyanimate.codec import TextEncoder, load_vae
-from framelora.families.easyanimate.units import read_spec
+from framelora.families.easyanimate.units import FLIPPED, read_spec
 
 if TYPE_CHECKING:
     from framelora.schema.easyanimate import EasyAnimate
@@ -68,6 +68,8 @@ class Encoder:
             ValueError: a caption is too long for the encoder.
         """
         assert rows == ALL_ROWS
+        if frames is not None and unit.detail.endswith(FLIPPED):
+            frames = np.ascontiguousarray(frames[:, :, ::-1])
         if unit.kind == "text":
             truncate = self.params.encode.long_captions == "truncate"
             tensors = {"embeds": self.text_encoder.embed(unit.text, truncate=truncate)}
@@ -92,7 +94,7 @@ class Encoder:
             clip = torch.full((1, 3, num_frames, height, width), -1.0)
             mask = np.ones((num_frames, height, width), np.uint8)
         else:
-            count, mode, number, *purpose = unit.detail.split("/")
+            count, mode, number, *purpose = unit.detail.removesuffix(f"/{FLIPPED}").split("/")
             if len(frames) < int(count):
                 frames = np.repeat(frames, int(count), axis=0)  # a static clip
             seed = draw_seed("mask", sha256(frames.tobytes()), mode, number)

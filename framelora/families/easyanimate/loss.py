@@ -53,7 +53,8 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
         read: gives its units' tensors.
         base: folder of the base model.
         params: the family's parameters.
-        seed: on an inpaint base, decides which masked video of the bank is read.
+        seed: decides whether the mirrored copy is read where there is one (every second time), and on an inpaint base
+            which masked video of the bank.
 
     Returns:
         `mean` and `std` `[C, f, h, w]`: posterior of the clip's latents, of a static clip its one frame's repeated;
@@ -62,7 +63,8 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
     """
     spec = read_spec(base)
     static = is_static(window, "train", params)
-    latents = read("latents", clip_unit(window, static))
+    flipped = params.conditioning.flips and draw_flipped(seed)
+    latents = read("latents", clip_unit(window, static, flipped))
     item = {name: latents[name] for name in ("mean", "std")}
     if static:
         frames = spec.latent_frames(window.num_frames)
@@ -71,8 +73,13 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
     if spec.inpaint:
         bank = mask_bank(params.conditioning, window.num_frames)
         detail = bank[draw_masked(seed, bank, params).place][1]
-        item["masked"] = read(*masked_unit(window, static, detail))["masked"]
+        item["masked"] = read(*masked_unit(window, static, detail, flipped))["masked"]
     return {name: tensor.float() for name, tensor in item.items()}
+
+
+def draw_flipped(seed: int) -> bool:
+    """Whether an item is the mirrored copy of its window: half of them, by the item's seed."""
+    return bool(draw_seed(seed, "easyanimate", "flipped") % 2)
 
 
 @dataclass(frozen=True)

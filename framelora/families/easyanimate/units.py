@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SCHEDULERS = ()
 EMPTY, NEGATIVE = "", "negative"
 ALL_MASKED = "all"
 RENDER_MODES = {"first_frame": "first_frames", "both_ends": "both_ends"}
+FLIPPED = "flipped"  # at the end of a unit's detail: its frames are mirrored, left to right
 
 
 class Unsupported(ValueError):
@@ -139,10 +141,18 @@ def clip_frames(window: Window, static: bool) -> tuple[int, ...]:
     return tuple(range(window.start_frame, window.end_frame + 1))
 
 
-def clip_unit(window: Window, static: bool) -> str:
-    """Id of the clip that a window is encoded as. The VAE is causal in time, so a clip is encoded as a whole."""
+def clip_unit(window: Window, static: bool, flipped: bool = False) -> str:
+    """Id of the clip that a window is encoded as. The VAE is causal in time, so a clip is encoded as a whole.
+
+    A mirrored clip is a clip of its own: its latents are not the mirrored latents.
+    """
     numbers = clip_frames(window, static)
-    return f"{window.start_shot}@{numbers[0]:05d}+{len(numbers)}"
+    return f"{window.start_shot}@{numbers[0]:05d}+{len(numbers)}{'|' + FLIPPED if flipped else ''}"
+
+
+def copies(purpose: Purpose, params: EasyAnimate) -> tuple[bool, ...]:
+    """Whether a window is encoded mirrored (True) too: in training, by the parameters."""
+    return (False, True) if purpose == "train" and params.conditioning.flips else (False,)
 
 
 def mask_bank(conditioning: EasyAnimateConditioning, num_frames: int) -> list[tuple[str, str]]:
@@ -170,11 +180,11 @@ def mask_bank(conditioning: EasyAnimateConditioning, num_frames: int) -> list[tu
     return bank
 
 
-def masked_unit(window: Window, static: bool, detail: str) -> tuple[str, str]:
+def masked_unit(window: Window, static: bool, detail: str, flipped: bool = False) -> tuple[str, str]:
     """Unit `(kind, unit)` of a masked video. All-masked videos of one size are one unit."""
     if detail == ALL_MASKED:
         return "masked", f"{ALL_MASKED}-{window.num_frames}x{window.height}x{window.width}"
-    return "masked", f"{clip_unit(window, static)}|{window.num_frames}|{detail}"
+    return "masked", f"{clip_unit(window, static, flipped)}|{window.num_frames}|{detail}"
 
 
 def masked_details(window: Window, purpose: Purpose, base: Path, params: EasyAnimate) -> list[str]:
@@ -198,9 +208,13 @@ def is_static(window: Window, purpose: Purpose, params: EasyAnimate) -> bool:
 def units_of(window: Window, purpose: Purpose, base: Path, params: EasyAnimate) -> list[tuple[str, str]]:
     """Units `(kind, unit)` of a window."""
     static = is_static(window, purpose, params)
-    units = [("latents", clip_unit(window, static)), ("text", window.content_id)]
-    units.append(("text", EMPTY if purpose == "train" else NEGATIVE))
-    return units + [masked_unit(window, static, detail) for detail in masked_details(window, purpose, base, params)]
+    units = []
+    for flipped in copies(purpose, params):
+        units.append(("latents", clip_unit(window, static, flipped)))
+        details = masked_details(window, purpose, base, params)
+        units += [masked_unit(window, static, detail, flipped) for detail in details]
+    units += [("text", window.content_id), ("text", EMPTY if purpose == "train" else NEGATIVE)]
+    return list(dict.fromkeys(units))
 
 
 def plan_units(
@@ -218,6 +232,9 @@ def plan_units(
         captions: text of each content; a content without has the empty caption.
         base: folder of the base model.
         params: the family's parameters.
+
+    Raises:
+        ValueError: clips are to be mirrored and a caption tells left from right, or no mask fits a clip.
     """
     units = {
         EncodeUnit("text", EMPTY),
@@ -226,15 +243,24 @@ def plan_units(
     for purpose, window in [(purpose, window) for purpose, some in windows.items() for window in some]:
         static = is_static(window, purpose, params)
         frames = clip_frames(window, static)
-        units.add(EncodeUnit("text", window.content_id, text=captions.get(window.content_id, "")))
-        units.add(EncodeUnit("latents", clip_unit(window, static), window.start_shot, frames))
-        for detail in masked_details(window, purpose, base, params):
-            kind, unit = masked_unit(window, static, detail)
-            if detail == ALL_MASKED:
-                size = f"{window.num_frames}x{window.height}x{window.width}"
-                units.add(EncodeUnit(kind, unit, detail=f"{ALL_MASKED}/{size}"))
-            else:
-                units.add(EncodeUnit(kind, unit, window.start_shot, frames, detail=f"{window.num_frames}/{detail}"))
+        text = captions.get(window.content_id, "")
+        units.add(EncodeUnit("text", window.content_id, text=text))
+        for flipped in copies(purpose, params):
+            if flipped and (side := re.search(r"\b(left|right)\b", text, re.IGNORECASE)):
+                raise ValueError(
+                    f"conditioning.flips: the caption {text!r} says {side[0]!r}, which is wrong of a mirrored clip: "
+                    "set it to false, or write captions without sides"
+                )
+            clip = clip_unit(window, static, flipped)
+            units.add(EncodeUnit("latents", clip, window.start_shot, frames, detail=FLIPPED if flipped else ""))
+            for detail in masked_details(window, purpose, base, params):
+                kind, unit = masked_unit(window, static, detail, flipped)
+                if detail == ALL_MASKED:
+                    size = f"{window.num_frames}x{window.height}x{window.width}"
+                    units.add(EncodeUnit(kind, unit, detail=f"{ALL_MASKED}/{size}"))
+                else:
+                    told = f"{window.num_frames}/{detail}{'/' + FLIPPED if flipped else ''}"
+                    units.add(EncodeUnit(kind, unit, window.start_shot, frames, detail=told))
     return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))
 
 
@@ -272,6 +298,7 @@ def train_inputs(base: Path, params: EasyAnimate, steered: bool) -> dict[str, An
         unused = unused | {"zeroed_all_masked_prob"}
     return {
         "static_clips": conditioning.static_clips,
+        "flips": conditioning.flips,
         "masks": masks if inpaint else None,
         "objective": objective.model_dump(exclude=unused),
     }
@@ -281,7 +308,8 @@ def render_inputs(params: EasyAnimate, scheduler: None = None) -> list[dict[str,
     """Parameters that change a render's bytes."""
     # Where weights lie changes nothing; how they are held does.
     render = params.render.model_dump(exclude={"memory_mode"})
-    return [params.conditioning.model_dump(), render | {"qfloat8": "qfloat8" in params.render.memory_mode}]
+    told = params.conditioning.model_dump(exclude={"flips"})
+    return [told, render | {"qfloat8": "qfloat8" in params.render.memory_mode}]
 
 
 def steering_inputs(params: EasyAnimate) -> dict[str, Any]:
