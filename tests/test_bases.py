@@ -189,7 +189,7 @@ def test_the_expected_frame_beats_the_linear_blend_by_a_decibel() -> None:
 
 @pytest.mark.nightly
 def test_an_adapter_does_no_harm_on_clips_of_the_demo_that_it_never_saw(make_project: Callable[..., Project]) -> None:
-    """The gate of `make bench-lora`, both intervals above zero, was not reached (bases/README.md): this is what holds."""
+    """The gate of `make bench-lora`, both intervals above zero, was not reached (bases/README.md): this holds."""
     project = make_project()
     shutil.copytree(REPOSITORY / "data/demo", project.root / "data/demo", dirs_exist_ok=True)
     shutil.copyfile(REPOSITORY / "params.yaml", project.root / "params.yaml")
