@@ -42,7 +42,7 @@ demo-ufo: setup
 
 # Rank by learning rate on the demo: latents and base renders are computed once. Needs a commit to stand on.
 sweep: repro
-	framelora sweep adapter.rank=4,8 train.learning_rate=1e-3,5e-3
+	framelora sweep adapter.rank=4,8 train.learning_rate=5e-5,5e-4
 
 # The FramerTurbo guide's training objective against ours on the demo's clips, in a few minutes.
 bench-objective: setup

@@ -32,6 +32,7 @@ SHORT = {
     "pair.filters": [],
     "extract.buckets": ["48x32", "32x48"],
     "train.max_train_steps": 2,
+    "train.learning_rate": 5.0e-3,  # two steps must change something
     "train.train_batch_size": 2,
     "train.checkpointing_steps": 1,
     "train.validation_steps": 2,
