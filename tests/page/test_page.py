@@ -462,7 +462,7 @@ def test_the_table_of_scores_sorts_filters_and_leads_to_the_sample(
     assert browser.find_element(By.ID, "found").text == f"1 of {6 + 5} rows"
     link = browser.find_element(By.CSS_SELECTOR, "#scores tbody tr:not([hidden]) a")
     browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", link)
-    link.click()
+    link.send_keys(Keys.ENTER)
     assert browser.current_url.endswith(f"#{WINDOW}")
 
 

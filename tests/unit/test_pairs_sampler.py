@@ -132,7 +132,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_bytes((Path(__file__).resolve().parents[2] / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FRAMELORA_CELLS", raising=False)
-    set_pair(tmp_path, leaks="report")
+    set_pair(tmp_path, leaks="report", stride=2, filters=[])
     return tmp_path
 
 
