@@ -27,16 +27,17 @@ def measure(what: str) -> dict[str, Any]:
     """Encode every shot of the working directory's project in this process."""
     import torch
 
-    from framelora import files
     from framelora.cells.fill import Filling
     from framelora.cells.store import open_store
     from framelora.compute import configure_torch
+    from framelora.dataset.tables import read_given_tracks, read_shots
     from framelora.params import load_params
     from stages.encode import Encoding, plan
 
     params, store = load_params(), open_store()
-    shots = files.read_table(Path("data/frames.parquet")).set_index("shot")
-    planned = plan(params, shots, {"train": [], "val": [], "test": []}, {}, configure_torch().type)
+    shots = read_shots()
+    nothing: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    planned = plan(params, shots, nothing, {}, read_given_tracks(), configure_torch().type)
     cells = {unit: cell for unit, cell in planned.items() if unit.kind == "latents"}
     encoding = Encoding(params, store, shots, cells)
 
@@ -86,7 +87,7 @@ def main(
         return
     rates: dict[str, list[float]] = {"vae": [], "in order": [], "stage": []}
     with project({"extract.buckets": [bucket], "model.base": base}, FEW_CLIPS) as folder:
-        run_stages(folder, "captions", "extract")
+        run_stages(folder, "captions", "extract", "pair")
         for number in range(rounds):
             # The order changes from round to round: what else the machine does then favours neither.
             for what in sorted(rates, reverse=number % 2 == 1):

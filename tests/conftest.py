@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 import framelora  # noqa: F401  # before any test imports torch: it sets how torch's threads wait
 
@@ -120,7 +121,9 @@ class Project:
             section = document
             for name in sections:
                 section = section[name]
-            section[leaf] = value
+            section[leaf] = CommentedSeq(value) if isinstance(value, list) else value
+            if isinstance(value, list):  # in brackets: a comment that follows a list of lines may break it
+                section[leaf].fa.set_flow_style()
         with path.open("w") as file:
             yaml.dump(document, file)
 
