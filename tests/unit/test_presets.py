@@ -40,6 +40,17 @@ def test_it_fits_the_schema_and_keeps_the_comments(path: Path, project: Path) ->
     assert [file.name for file in project.iterdir()] == ["params.yaml"]
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in PRESETS if not path.stem.startswith("demo")], ids=lambda path: path.stem
+)
+def test_what_suits_the_demo_alone_is_not_left_to_real_models(path: Path, project: Path) -> None:
+    (project / "params.yaml").write_bytes(merged(REPOSITORY / "params.yaml", path))
+    params = load_params(project / "params.yaml")
+    assert params.pair.filters == []
+    if params.model.family == "framer":  # SVD was trained with ln sigma ~ N(0.7, 1.6^2)
+        assert (params.framer.objective.sigma_log_mean, params.framer.objective.sigma_log_std) == (0.7, 1.6)
+
+
 @pytest.mark.parametrize("path", FRAMER, ids=lambda path: path.stem)
 def test_framers_networks_are_built_at_full_size(path: Path, project: Path) -> None:
     """The guide's log: 52,117,504 trainable parameters at rank 64."""
