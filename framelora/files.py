@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +106,13 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in files:
             path.unlink()
+
+
+def file_digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
+    """Digests of files by their paths inside a folder."""
+    return {path.relative_to(root).as_posix(): file_digest(path) for path in sorted(paths)}
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """Digest of every file of a folder, by its path inside."""
+    return file_digests((path for path in folder.rglob("*") if path.is_file()), folder)

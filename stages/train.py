@@ -126,7 +126,7 @@ class Run:
             "base": fingerprint(self.base),
             "adapter": params.adapter.model_dump(exclude={"start_from"}),
             "train": params.train.model_dump(exclude=NOT_IN_KEY | {"resume_from_checkpoint"}),
-            "start": [None if folder is None else digests(folder) for folder in started],
+            "start": [None if folder is None else files.folder_digests(folder) for folder in started],
             "family": units.train_inputs(self.base, params.family, params.train.controlnet != "none"),
             "device": device,
             "code": [source_digest(name) for name in (*modules, f"framelora.families.{params.model.family}.loss")],
@@ -257,12 +257,6 @@ def pseudo_middles(path: Path) -> dict[str, int]:
     """How many training windows have made middles, by the method that made them."""
     made = files.read_table(path).query("pseudo != ''")
     return {str(method): int(count) for method, count in made.pseudo.value_counts().sort_index().items()}
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Digest of every file of a folder, by its path inside."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): files.file_digest(path) for path in paths}
 
 
 def main(

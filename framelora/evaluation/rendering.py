@@ -36,8 +36,8 @@ FROM_FRAMES = ("truth", *BASELINES, "blend_vae", "rife")  # made from decoded fr
 class Sample:
     """One clip to render: a method on a pair.
 
-    Methods are `truth`, `truth_vae`, `base`, `adapter_WEIGHT`, `with_NAME` (of render.adapters, or a checkpoint)
-    and the baselines.
+    Methods are `truth`, `truth_vae`, `base`, `adapter_WEIGHT`, `with_NAME` (of render.adapters, or a checkpoint),
+    `steered_WEIGHT`, `steps_SAMPLER_N` and the baselines, of which `blend_vae` goes through the VAE.
     """
 
     window: Window
@@ -85,7 +85,7 @@ class Rendering:
         }
         self.render_inputs = functools.partial(units.render_inputs, params.family)
         self.adapter_inputs = {
-            "files": digests([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")], ADAPTER),
+            "files": files.file_digests([*ADAPTER.glob("adapter_*"), *ADAPTER.glob("unet/*")], ADAPTER),
             "code": source_digest("framelora.adapters.lora"),
             "versions": versions("peft"),
         }
@@ -95,7 +95,8 @@ class Rendering:
         self.mixture_inputs = {
             name: {
                 "files": [
-                    [digests(mixed_files(folder), Path(folder)), weight] for folder, weight in sorted(mixture.items())
+                    [files.file_digests(mixed_files(folder), Path(folder)), weight]
+                    for folder, weight in sorted(mixture.items())
                 ],
                 "code": [source_digest(f"framelora.adapters.{part}") for part in ("combine", "live", "peft_folder")],
                 "versions": versions("peft"),
@@ -169,7 +170,7 @@ class Rendering:
                 f"{self.params.model.family}.render.tracks: own needs a ControlNet that was trained, and {ADAPTER} has "
                 "none: set train.controlnet to lora or full, or tracks to none"
             )
-        return {"files": digests(paths, ADAPTER), "seed": self.params.train.seed}
+        return {"files": files.file_digests(paths, ADAPTER), "seed": self.params.train.seed}
 
     def prepare(self, missing: list[Sample]) -> None:
         """See that all cells the missing samples read are there, and build what renders them."""
@@ -291,8 +292,3 @@ def mixed_files(folder: str) -> list[Path]:
     if not paths:
         raise UserError(f"render.adapters: {folder} holds no adapter: copy a PEFT folder there (`framelora import`)")
     return paths
-
-
-def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
-    """Digests of files by their paths inside a folder."""
-    return {path.relative_to(root).as_posix(): files.file_digest(path) for path in sorted(paths)}
