@@ -22,6 +22,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
+from framelora.cells.overlap import WriteBehind
 from framelora.cells.store import Cell, Store
 from framelora.media.buckets import cover
 from framelora.media.decode import decode_video
@@ -38,8 +39,10 @@ def work(video: Path, bucket: str, folder: Path) -> None:
     cutting = Cutting(black_level=8.0, trim_fades=True)
     options = {"target_fps": 8.0, "buckets": [bucket], "limits": NO_FILE_BEYOND}
     before = used()[0]
-    for number, shot in enumerate(decode_video(video, cutting=cutting, **options)):
-        store.put(Cell("benchmark", "", {"number": number}), encode_frames(shot.frames))
+    with WriteBehind() as behind:
+        for number, shot in enumerate(decode_video(video, cutting=cutting, **options)):
+            cell = Cell("benchmark", "", {"number": number})
+            behind.put(lambda cell=cell, frames=shot.frames: store.put(cell, encode_frames(frames)))
     seconds, peaks = used()
     print(json.dumps([seconds - before, *peaks]), flush=True)
 

@@ -1,6 +1,6 @@
 """Training on cached latents against encoding in every step, and against the denoiser and its optimizer alone.
 
-python benchmarks/train_cached_vs_live.py [--rounds 5] [--steps 8] [--bucket 96x64] [--batch 2] [--base BASE]
+python benchmarks/train_cached_vs_live.py [--rounds 5] [--steps 32] [--bucket 96x64] [--batch 2] [--base BASE]
 
 Three loops on the demo's clips, in turn, each in a fresh interpreter: `cached` and `live` are the train stage's own
 session under `train.latents`, with the same model, data and draws and no validation; `alone` is nothing but the
@@ -114,7 +114,7 @@ def random_loop(session: Any, items: Any, steps: int, times: list[float], used: 
 
 def main(
     rounds: int = 5,
-    steps: int = 8,
+    steps: int = 32,
     bucket: str = "96x64",
     batch: int = 2,
     base: str = "bases/tiny-framer",

@@ -6,6 +6,7 @@ reports/extract/skipped.csv.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +102,7 @@ class Extraction:
             for facts, shot in self.decode(source):
                 cell = self.frames_cell(source, facts)
                 if filling.store.peek(cell.kind, cell.key) is None:
-                    yield cell, encode_frames(shot.frames), {}
+                    yield cell, functools.partial(encode_frames, shot.frames), {}
                 shots.append(facts)
         except Unreadable as reason:
             self.failed[source.path] = str(reason)
@@ -136,7 +137,8 @@ def main(
 
     planned = [(extraction.shots_cell(source), source) for source in sources if source.path not in unused]
     by_key = {cell.key: source for cell, source in planned}
-    filling.fill([cell for cell, _ in planned], lambda cell: extraction.compute(filling, by_key[cell.key]))
+    lists = [cell for cell, _ in planned]
+    filling.fill(lists, lambda cell: extraction.compute(filling, by_key[cell.key]), write_behind=True)
     rows = [row for cell, source in planned for row in fill_frames(filling, extraction, source, cell)]
     filling.close()
     report_failures(extraction.failed, params.extract.on_error)

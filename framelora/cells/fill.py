@@ -18,8 +18,10 @@ from framelora.console import UserError, progress, relative, say, warn
 from framelora.digest import sha256
 from framelora.memory import peak_resident
 
-# What computing a cell yields: that cell, and any other cells that fall out of the same work.
-Computed = Iterator[tuple[Cell, bytes, Mapping[str, Any]]]
+# What computing a cell yields: that cell, and any other cells that fall out of the same work. A payload may be a call
+# that packs it, which is then done where the cell is written.
+Payload = bytes | Callable[[], bytes]
+Computed = Iterator[tuple[Cell, Payload, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,9 @@ class Filling:
                     write = functools.partial(self.keep, made, payload, meta)
                     behind.put(write) if write_behind else write()
 
-    def keep(self, cell: Cell, payload: bytes, meta: Mapping[str, Any]) -> None:
+    def keep(self, cell: Cell, payload: Payload, meta: Mapping[str, Any]) -> None:
         """Write a cell and count it."""
-        self.store.put(cell, payload, meta)
+        self.store.put(cell, payload if isinstance(payload, bytes) else payload(), meta)
         self.made.add(cell.key)
         self.planned.setdefault(cell.kind, set()).add(cell.key)
 

@@ -24,7 +24,7 @@ from scenedetect.detectors import (
 
 # Slack of a time stamp, in seconds: Matroska rounds to milliseconds.
 ROUNDING = 1e-3
-DETECTION_WIDTH = 256  # pixels; detectors see every n-th row and column of wider frames
+DETECTION_WIDTH = 128  # pixels; detectors see every n-th row and column of wider frames, whose means are the same
 FADED = 0.7  # of a shot's median brightness: below it, frames next to black belong to a fade
 
 Frame = NDArray[np.uint8]  # [H, W, 3] RGB

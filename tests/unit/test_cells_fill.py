@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -246,6 +247,23 @@ class TestWritingBehind:
             found.append(([path.read_bytes() for path in paths], filling.made, filling.planned))
         assert found[0] == found[1]
         assert work.computed == [0, 1, 2, 0, 1, 2]
+
+    def test_a_payload_is_packed_where_it_is_written(self, store: Store) -> None:
+        packed: list[str] = []
+
+        def pack(n: int) -> bytes:
+            packed.append(threading.current_thread().name)
+            return bytes([n])
+
+        def compute(cell: Cell) -> Computed:
+            yield cell, functools.partial(pack, cell.inputs["n"]), {}
+
+        filling = Filling(store, "toy")
+        filling.fill([toy(0)], compute)
+        filling.fill([toy(n) for n in range(3)], compute, write_behind=True)
+        assert [store.read(KIND, toy(n).key)[1] for n in range(3)] == [b"\0", b"\1", b"\2"]
+        assert packed[0] == threading.current_thread().name
+        assert len(packed) == 3 and all(name.startswith("write-behind") for name in packed[1:])
 
     def test_an_error_in_the_middle_keeps_what_is_finished(self, store: Store, work: Toy) -> None:
         work.fails_at = 3
