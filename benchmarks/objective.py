@@ -34,10 +34,11 @@ def train_as_the_guide() -> None:
     from framelora.cells.store import open_store
     from framelora.compute import configure_torch
     from framelora.digest import draw_seed
-    from framelora.families.framer.codec import to_signed, vae_scaling_factor
+    from framelora.families.framer.codec import to_signed
     from framelora.families.framer.encode import Encoder
     from framelora.families.framer.loss import draw
     from framelora.families.framer.networks.unet import added_time_ids, bare_unet
+    from framelora.families.framer.spec import read_spec
     from framelora.media.lossless import decode_frames
     from framelora.params import load_params
     from framelora.training.checkpoint import Checkpoints, read_files
@@ -52,7 +53,7 @@ def train_as_the_guide() -> None:
     shots = run.shots()
     start, end, timesteps = BETAS
     alphas = (1 - torch.linspace(start**0.5, end**0.5, timesteps) ** 2).cumprod(0)
-    scale = vae_scaling_factor(run.base)
+    scale = read_spec(run.base).scaling_factor
 
     @torch.no_grad()
     def embeds(shot: str, number: int) -> torch.Tensor:

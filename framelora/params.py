@@ -89,6 +89,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{where}: {key}{problem}{more}") from None
     if params.family is None:
         raise UserError(f"{where}: {params.model.family} is missing: add it (params.yaml in git has its default)")
+    easyanimate = params.easyanimate if params.model.family == "easyanimate" else None
+    if easyanimate is not None and easyanimate.conditioning.fresh_masks and params.train.latents != "live":
+        raise UserError(
+            f"{where}: easyanimate.conditioning.fresh_masks: true needs train.latents: live, since no cell holds such "
+            "masks: set it to false, or raise pixel_draws"
+        )
     framer = params.framer if params.model.family == "framer" else None
     if framer is not None and params.train.controlnet != "none" and framer.encode.tracks == "none":
         raise UserError(

@@ -7,9 +7,10 @@ base model. Writes data/latents_{train,val,test}.parquet (indexes: the latents a
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from framelora.console import UserError, command, say, warn
 from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import (
     LATENTS_SCHEMA,
+    at_train_sizes,
     ensure_frames,
     read_captions,
     read_given_tracks,
@@ -92,13 +94,31 @@ class Encoding:
         self.units = {cell.key: unit for unit, cell in cells.items()}
 
     def prepare(self, missing: list[Cell]) -> None:
-        """Make sure that the frames of the missing cells are there; build the encoders."""
+        """Say what they will take; make sure that the frames of the missing cells are there; build the encoders."""
+        self.say_plan(missing, "to compute")
         # Units come ordered by shot, so that each shot is unpacked once, while the one before it is encoded.
         shots = [shot for cell in missing if (shot := self.units[cell.key].shot)]
         ensure_frames(self.store, self.shots.loc[sorted(set(shots))])
         self.frames = ReadAhead(self.read_frames, shots)
         family = load_part(self.params.model.family, "encode")
         self.encoder: Any = family.Encoder(Path(self.params.model.base), self.params.family, configure_torch())
+
+    def say_plan(self, cells: list[Cell], what: str) -> None:
+        """Print a count of cells, and the bytes of their tensors, by kind."""
+        part, base = load_part(self.params.model.family, "units"), Path(self.params.model.base)
+        count: Counter[str] = Counter()
+        size: Counter[str] = Counter()
+        for cell in cells:
+            unit = self.units[cell.key]
+            frames = (0, 0, 0)
+            if unit.shot:
+                shot = self.shots.loc[unit.shot]
+                number = int(shot.num_frames) if unit.frames is None else len(unit.frames)
+                frames = (number, int(shot.width), int(shot.height))
+            count[unit.kind] += 1
+            size[unit.kind] += part.unit_bytes(unit, frames, base, self.params.family)
+        kinds = ", ".join(f"{kind} {count[kind]} ({mebibytes(size[kind])})" for kind in sorted(count))
+        say(f"encode: {count.total()} cells {what}, {mebibytes(size.total())}{': ' if kinds else ''}{kinds}")
 
     def read_frames(self, shot: str) -> NDArray[np.uint8]:
         """Frames of a shot, `[F, H, W, 3]`."""
@@ -125,8 +145,11 @@ class Encoding:
 
 
 def main(
-    shard: str = typer.Option("", help="Fill the cells of share i of n only, as i/n; write no index."),
-    fill: bool = typer.Option(False, help="Fill missing cells; write no index."),
+    shard: Annotated[str, typer.Option(help="Fill the cells of share i of n only, as i/n; write no index.")] = "",
+    fill: Annotated[bool, typer.Option(help="Fill missing cells; write no index.")] = False,
+    only_plan: Annotated[
+        bool, typer.Option("--plan", help="Print how many cells and bytes it takes; fill none.")
+    ] = False,
 ) -> None:
     """Encode what the pairs need."""
     params = load_params()
@@ -137,11 +160,16 @@ def main(
         raise UserError(problem)
     kinds = {"train": units.TRAIN_KINDS, "render": units.KINDS}
     windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), kinds[PURPOSES[split]]) for split in SPLITS}
+    windows["train"] = at_train_sizes(windows["train"], params)
     say_what_is_left_out(params.model.family, kinds)
     cells = plan(params, shots, windows, read_captions(), read_given_tracks(), configure_torch().type)
 
-    filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     encoding = Encoding(params, store, shots, cells)
+    if only_plan:
+        encoding.say_plan(list(cells.values()), "planned")
+        encoding.say_plan([cell for cell in cells.values() if store.peek(cell.kind, cell.key) is None], "missing")
+        return
+    filling = Filling(store, "encode", Shard.parse(shard) if shard else None)
     filling.fill(list(cells.values()), encoding.compute, encoding.prepare, write_behind=True)
     filling.close()
     if shard or fill:
@@ -162,6 +190,11 @@ def main(
             for kind, unit in needed
         ]
         files.write_table(Path(f"data/latents_{split}.parquet"), rows, LATENTS_SCHEMA)
+
+
+def mebibytes(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 2**20:.3g} MiB"
 
 
 def say_what_is_left_out(family: str, kinds: Mapping[str, Sequence[str]]) -> None:

@@ -30,6 +30,7 @@ from framelora.compute import configure_torch
 from framelora.console import UserError, command, say, warn
 from framelora.dataset.tables import (
     LatentsReader,
+    at_train_sizes,
     ensure_frames,
     read_captions,
     read_given_tracks,
@@ -82,6 +83,7 @@ class Run:
         self.pseudo = pseudo_middles(Path("data/pairs_train.parquet"))
         kinds = load_part(params.model.family, "units").TRAIN_KINDS
         self.windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), kinds) for split in ("train", "val")}
+        self.windows["train"] = at_train_sizes(self.windows["train"], params)
         self.latents = {split: LatentsReader(store, [Path(f"data/latents_{split}.parquet")]) for split in self.windows}
         self.items = self.all_items(device)
         if not self.items["train"].ids:
@@ -165,15 +167,15 @@ class Run:
         """Encodes windows in this process."""
         windows = [window for split in self.windows.values() for window in split]
         table, given = self.shots(), read_given_tracks()
-        units = load_part(self.params.model.family, "units").plan_units(
-            table.reset_index(), {"train": windows}, read_captions(), self.base, self.params.family
-        )
+        part = load_part(self.params.model.family, "units")
+        units = part.plan_units(table.reset_index(), {"train": windows}, read_captions(), self.base, self.params.family)
         return LiveReader(
             [with_given_tracks(unit, table, given) for unit in units],
             encoder=lambda: load_part(self.params.model.family, "encode").Encoder(
                 self.base, self.params.family, torch.device(device)
             ),
             frames=lambda shot: decode_frames(self.store.read(*table.loc[shot, ["cell_kind", "cell"]])[1]),
+            fresh=getattr(part, "fresh_unit", None),
         )
 
     def shots(self) -> pd.DataFrame:

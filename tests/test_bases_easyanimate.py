@@ -22,7 +22,7 @@ from evaluate import procedural_clips, psnr  # noqa: E402
 from train_codec import fit_linear, frames_for_fit, to_signal  # noqa: E402
 
 from framelora.base_model import fingerprint, verify  # noqa: E402
-from framelora.families.easyanimate.units import read_spec  # noqa: E402
+from framelora.families.easyanimate.spec import read_spec  # noqa: E402
 
 BASE = BASES / "tiny-easyanimate"
 CODEC_FLOOR = 34.0  # dB, on the held-out procedural frames below

@@ -7,6 +7,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +21,10 @@ from framelora.dataset.window_tracks import in_window
 from framelora.digest import canonical_json
 from framelora.families.base import ALL_ROWS, EncodeUnit, Window
 from framelora.files import column, read_table
+from framelora.source import load_part
+
+if TYPE_CHECKING:
+    from framelora.params import Params
 
 LATENTS_SCHEMA = pa.schema(
     [
@@ -52,8 +57,18 @@ RENDER_SCHEMA = pa.schema(
 def read_windows(path: Path, kinds: Iterable[str] = ("window", "image_pair")) -> list[Window]:
     """Windows and image pairs of a table of `dataset.pairs.PAIRS_SCHEMA`; those of some kinds only."""
     table = read_table(path)
-    table = table[table.kind.isin(list(kinds))][list(Window.__dataclass_fields__)]
+    table = table[table.kind.isin(list(kinds))]
+    table = table[[name for name in Window.__dataclass_fields__ if name in table]]
     return [Window(**row) for row in table.to_dict("records")]
+
+
+def at_train_sizes(windows: Iterable[Window], params: Params) -> list[Window]:
+    """Training windows at every size at which the family is to learn them. Raises `UserError` where one has none."""
+    units, base = load_part(params.model.family, "units"), Path(params.model.base)
+    try:
+        return [sized for window in windows for sized in units.at_sizes(window, base, params.family)]
+    except ValueError as error:
+        raise UserError(f"{params.model.family}.{error}") from None
 
 
 def read_captions() -> dict[str, str]:

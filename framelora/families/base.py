@@ -4,12 +4,15 @@ A family is a folder of `framelora/families/` whose modules are reached by name 
 edit reruns only the stages that use the part:
 
 * `units.py`: `plan_units` says what has to be encoded for shots, windows and captions, `unit_inputs` what else changes
-  its bytes, `units_of` which units a window needs, `train_inputs` and `render_inputs` which parameters change what is
+  its bytes, `unit_bytes` how many these are, `units_of` which units a window needs, `at_sizes` at which sizes it is
+  trained on, `train_inputs` and `render_inputs` which parameters change what is
   learned and what is rendered, besides the units' own; `steering_inputs` those that change a render along the window's
   tracks (empty: none is made); `check_window` refuses what the model can't take, and `check_encode` parameters that ask
   for what is not installed; `TRAIN_KINDS` are the kinds of windows it learns from, `KINDS` those it can render,
   `BASELINES` what is rendered beside it without a model, `SCHEDULERS` its samplers where there is a choice, `PACKAGES`
-  the libraries that count. Imports no network.
+  the libraries that count. A family whose items ask for units that no plan lists (live training only) adds
+  `fresh_unit`, which makes one of those that are planned. Imports no network.
+* `spec.py`: what the configurations of a base say.
 * `codec.py`: loads what turns frames and text into latents and embeddings, and latents into frames.
 * `encode.py`: `Encoder.encode` computes a unit, or some rows of it, and notes in `Encoder.notes` what a person should
   know of it. The only part that builds encoders.
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ALL_ROWS = slice(None)
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class ReadUnit(Protocol):
@@ -101,6 +105,7 @@ class Window:
     num_frames: int
     width: int  # pixels
     height: int  # pixels
+    scaled: bool = False  # whether the shot's frames are scaled down to this size
 
     @property
     def ends(self) -> list[tuple[str, int]]:

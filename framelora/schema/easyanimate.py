@@ -44,12 +44,22 @@ class MaskModes(Section):
         return self
 
 
+class TrainSize(Section):
+    scale: Annotated[float, Field(gt=0, le=1)]
+    """Both sides, as a share of the window's own, rounded down to what the base takes; the rest is cropped."""
+    num_frames: Positive | None
+    """Frames, from the window's first; null: all of them."""
+
+
 class EasyAnimateConditioning(Section):
     static_clips: Literal["off", "middle_frame"]
     """What is trained on: the windows as they are, or the middle frame of each, held for the window's length (UFO)."""
     flips: bool
     """Whether half of what is trained on is mirrored, left to right: each window has a second set of cells. Refused
     when a caption says left or right."""
+    train_sizes: Annotated[list[TrainSize], Field(min_length=1)]
+    """Sizes at which each training window is learned, once an epoch each and with a set of cells each; validation and
+    renders stay at the window's own. The original draws a size for every batch (random_hw_adapt)."""
     mask_modes: MaskModes
     """Inpaint models (-InP): how what they are given is drawn in training. Without effect on a text-to-video base."""
     first_frames: Annotated[list[Positive], Field(min_length=1)]
@@ -58,6 +68,9 @@ class EasyAnimateConditioning(Section):
     """Mode `both_ends` keeps the first and the last k frames: the values of k, one cell each."""
     pixel_draws: Positive
     """Masks drawn for each window and each of the remaining modes; training picks one of these cells."""
+    fresh_masks: bool
+    """Draw these masks anew in every step, as the original does: under train.latents: live only, since a mask that no
+    cell holds needs the VAE."""
 
 
 class EasyAnimateEncode(Section):

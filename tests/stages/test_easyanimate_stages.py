@@ -51,7 +51,7 @@ def stage(switched: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
     def run(name: str, *, fails: bool = False) -> Run:
         main = importlib.import_module(f"stages.{name}").main
-        options = {"shard": "", "fill": False} if name in ("extract", "encode", "render") else {}
+        options = {"shard": "", "fill": False} if name in ("extract", "render") else {}
         capsys.readouterr()
         if fails:
             with pytest.raises(UserError) as caught:
@@ -98,6 +98,43 @@ def test_cached_training_has_the_losses_of_live_training(
     assert wrong[:5] != pytest.approx(cached[:5], rel=1e-5)
     switched.set(train__latents="cached", train__max_train_steps=2, easyanimate__conditioning__mask_modes__pixels=0.0)
     switched.stage("encode")
+
+
+def test_sizes_are_planned_encoded_and_trained_each_with_cells_of_its_own(
+    switched: Project, stage: Callable[..., Run]
+) -> None:
+    """The sizes that were there before keep their cells; what a further one costs is told before it is made."""
+    before = read_table(switched.root / "data/latents_train.parquet").query("kind == 'latents'")
+    sizes = [{"scale": 1.0, "num_frames": None}, {"scale": 0.5, "num_frames": None}]
+    switched.set(easyanimate__conditioning__train_sizes=sizes)
+    planned = switched.stage("encode", "--plan")
+    (missing,) = re.findall(r"encode: (\d+) cells missing, \S+ MiB: latents (\d+) \(", planned.stdout)
+    assert int(missing[1]) == len(before)
+    assert read_table(switched.root / "data/latents_train.parquet").query("kind == 'latents'").equals(before)
+    run = stage("encode")
+    assert f"encode: {missing[0]} cells to compute" in run.stdout
+    assert sum(run.computed.values()) == int(missing[0])
+    after = read_table(switched.root / "data/latents_train.parquet").query("kind == 'latents'")
+    assert set(after.cell) > set(before.cell)
+    assert len(after) == 2 * len(before)
+    assert "encode: 0 cells missing" in switched.stage("encode", "--plan").stdout
+    assert stage("train").computed["train/adapter"] == 1
+    switched.set(easyanimate__conditioning__train_sizes=sizes[:1])
+    assert sum(stage("encode").computed.values()) == 0
+
+
+def test_fresh_masks_need_live_latents(switched: Project, stage: Callable[..., Run]) -> None:
+    switched.set(easyanimate__conditioning__fresh_masks=True)
+    told = "error: params.yaml: easyanimate.conditioning.fresh_masks: true needs train.latents: live"
+    assert stage("train", fails=True).stderr.startswith(told)
+    switched.set(train__latents="live", easyanimate__conditioning__mask_modes__pixels=1.0)
+    stage("encode")
+    assert stage("train").computed["train/adapter"] == 1
+    switched.set(
+        train__latents="cached",
+        easyanimate__conditioning__fresh_masks=False, easyanimate__conditioning__mask_modes__pixels=0.0,
+    )  # fmt: skip
+    stage("encode")
 
 
 def test_a_new_weight_renders_only_that_weight_and_zero_is_the_base(switched: Project) -> None:

@@ -14,13 +14,15 @@ from conftest import REPOSITORY
 from diffusers import EasyAnimateInpaintPipeline, EasyAnimatePipeline
 from easyanimate_base import make_base
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from framelora.families.base import ALL_ROWS, EncodeUnit, Purpose, ReadUnit, Window
-from framelora.families.easyanimate import encode, loss, render, units
+from framelora.families.easyanimate import encode, loss, render, spec, units
 from framelora.families.easyanimate.codec import TextEncoder, load_scheduler
 from framelora.params import load_params
 from framelora.schema.easyanimate import EasyAnimate
+from framelora.training.live import LiveReader
 
 WINDOW = Window("p", "c", "window", "s", 2, "s", 10, 9, 48, 32)
 CAPTIONS = {"c": "a bird sits"}
@@ -267,6 +269,77 @@ class TestClips:
         assert min(counts.values()) > 10
         assert units.copies("render", params) == (False,)
 
+    @pytest.mark.parametrize("static", ["off", "middle_frame"])
+    def test_a_window_is_learned_at_every_size_that_is_listed(
+        self, inpaint_base: Path, frames: NDArray[np.uint8], static: str
+    ) -> None:
+        sizes = [
+            {"scale": 1.0, "num_frames": None},
+            {"scale": 0.7, "num_frames": None},
+            {"scale": 1.0, "num_frames": 5},
+        ]
+        changes = {"conditioning.static_clips": static, "conditioning.mask_modes": only("first_frames", "all", "block")}
+        params = with_params({**changes, "conditioning.train_sizes": sizes})
+        windows = units.at_sizes(WINDOW, inpaint_base, params)
+        assert windows[0] == WINDOW  # its own size has its own name, and so the cells that it had alone
+        assert [(w.width, w.height, w.num_frames) for w in windows] == [(48, 32, 9), (32, 16, 9), (48, 32, 5)]
+        assert len({w.pair for w in windows}) == 3
+        planned = units.plan_units(pd.DataFrame(), {"train": windows}, CAPTIONS, inpaint_base, params)
+        assert {(unit.kind, unit.unit) for unit in planned} - {("text", "negative")} == {
+            unit for window in windows for unit in units.units_of(window, "train", inpaint_base, params)
+        }
+        encoder = encode.Encoder(inpaint_base, params, CPU)
+        cells = {
+            (unit.kind, unit.unit): encoder.encode(unit, frames[list(unit.frames or ())] if unit.shot else None)
+            for unit in planned
+        }
+        transformer = loss.load_denoiser(inpaint_base, torch.float32)
+        for window, (first, shape) in zip(windows, [(2, (3, 4, 6)), (2, (3, 2, 4)), (2, (2, 4, 6))], strict=True):
+            item = loss.read_window(window, reader(cells), inpaint_base, params, 1)
+            assert item["mean"].shape[1:] == item["masked"].shape[1:] == shape
+            batch = {name: tensor[None] for name, tensor in item.items()}
+            assert torch.isfinite(loss.loss(transformer, batch, [1], inpaint_base, params)).all()
+            middle = (window.start_frame + window.end_frame) // 2
+            shown = range(first, first + window.num_frames) if static == "off" else [middle] * window.num_frames
+            # By itself: scaled to cover 32x16 (32x21), rows 2 to 17 of it.
+            own = [Image.fromarray(frames[number]) for number in shown]
+            if window.scaled and window.width == 32:
+                own = [image.resize((32, 21), Image.Resampling.BICUBIC).crop((0, 2, 32, 18)) for image in own]
+            clip = torch.from_numpy(np.stack([np.asarray(image) for image in own])).permute(3, 0, 1, 2)[None]
+            expected = encoder.vae.encode(clip.float() / 127.5 - 1).latent_dist.mean[0]
+            assert torch.allclose(item["mean"], expected, atol=1e-5)
+
+    def test_sizes_that_no_window_has_are_refused(self, base: Path) -> None:
+        for size, told in (
+            ({"scale": 1.0, "num_frames": 13}, r"num_frames 13 is more than a window's 9"),
+            ({"scale": 0.3, "num_frames": None}, r"scale 0\.3 of 48x32 leaves a side shorter than 16 pixels"),
+        ):
+            params = with_params({"conditioning.train_sizes": [size]})
+            with pytest.raises(ValueError, match=rf"conditioning\.train_sizes: {told}"):
+                units.at_sizes(WINDOW, base, params)
+        params = with_params({"conditioning.train_sizes": [{"scale": 1.0, "num_frames": 6}]})
+        (window,) = units.at_sizes(WINDOW, base, params)
+        problem = units.check_window(window, base)
+        assert problem is not None
+        assert problem.startswith("easyanimate.conditioning.train_sizes: num_frames 6 is not a multiple of 4 plus 1")
+
+    def test_bytes_are_told_before_anything_is_encoded(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
+        sizes = [{"scale": 1.0, "num_frames": None}, {"scale": 0.7, "num_frames": 5}]
+        for static in ("off", "middle_frame"):
+            changes = {
+                "conditioning.train_sizes": sizes,
+                "conditioning.static_clips": static,
+                "encode.dtype": "float16",
+            }
+            params = with_params(changes)
+            windows = units.at_sizes(WINDOW, inpaint_base, params)
+            encoder = encode.Encoder(inpaint_base, params, CPU)
+            for unit in units.plan_units(pd.DataFrame(), {"train": windows}, CAPTIONS, inpaint_base, params):
+                tensors = encoder.encode(unit, frames[list(unit.frames or ())] if unit.shot else None)
+                shape = (len(unit.frames or ()), 48, 32) if unit.shot else (0, 0, 0)
+                found = units.unit_bytes(unit, shape, inpaint_base, params)
+                assert found == sum(tensor.nbytes for tensor in tensors.values()), unit
+
     @pytest.mark.parametrize("caption", ["a bird looks Left", "right, then up"])
     def test_clips_whose_captions_name_a_side_are_not_mirrored(self, base: Path, caption: str) -> None:
         windows: dict[Purpose, list[Window]] = {"train": [WINDOW]}
@@ -453,6 +526,24 @@ class TestMasks:
             assert read == [f"s@00002+9|9|{detail}"]
             assert torch.equal(item["masked"], cells["masked", read.pop()]["masked"])
 
+    def test_masks_are_drawn_anew_in_live_training(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
+        modes = {"conditioning.mask_modes": only("pixels", "first_frames"), "conditioning.static_clips": "middle_frame"}
+        params = with_params({**modes, "conditioning.fresh_masks": True})
+        live = LiveReader(
+            plan(inpaint_base, params, "train"),
+            encoder=lambda: encode.Encoder(inpaint_base, params, CPU),
+            frames=lambda shot: frames,
+            fresh=units.fresh_unit,
+        )
+        items = [loss.read_window(WINDOW, live.read, inpaint_base, params, seed) for seed in range(24)]
+        bank = fill(inpaint_base, with_params(modes), frames, "train")
+        masks = {cell["masked"][0].numpy().tobytes() for (kind, _), cell in bank.items() if kind == "masked"}
+        drawn = {item["masked"][0].numpy().tobytes() for item in items}
+        assert len(masks) == 5 and len(drawn - masks) > 6  # k = 1 is the bank's; every mask of pixels is another
+        again = loss.read_window(WINDOW, live.read, inpaint_base, params, 3)
+        assert torch.equal(items[3]["masked"], again["masked"])
+        assert units.train_inputs(inpaint_base, params, False)["masks"]["draws"] == "fresh"
+
     def test_the_loss_conditions_on_the_masked_video(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
         params = with_params({"conditioning.mask_modes": only("first_frames"), "objective.caption_dropout_prob": 0.0})
         batch = batch_of(inpaint_base, params, frames, 1)
@@ -547,7 +638,7 @@ class TestRefusals:
         fault = units.check_window(WINDOW, tmp_path)
         assert fault is not None
         assert part in fault
-        with pytest.raises(units.Unsupported):
+        with pytest.raises(spec.Unsupported):
             loss.load_denoiser(tmp_path, torch.float32)
 
     def test_a_folder_of_another_family_is_named(self, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from framelora.adapters.folder import adapter_files
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, load_adapter, set_weight
 from framelora.families.base import EncodeUnit, Window
 from framelora.families.framer import encode, loss, render
-from framelora.families.framer.codec import vae_scaling_factor
 from framelora.families.framer.networks.unet import DEFAULT_LORA_TARGETS, FramerUNet, added_time_ids, load_unet
 from framelora.families.framer.render import load_scheduler
+from framelora.families.framer.spec import read_spec
 from framelora.params import Params, load_params
 
 BASE = REPOSITORY / "bases/tiny-framer"
@@ -84,7 +84,7 @@ class TestObjective:
         got = loss.loss(unet, batch, seeds, BASE, framer)
         for item, seed in enumerate(seeds):
             posterior_noise, noise, sigma, _ = loss.draw(seed, batch["mean"].shape[1:], framer)
-            x0 = (batch["mean"][item] + batch["std"][item] * posterior_noise) * vae_scaling_factor(BASE)
+            x0 = (batch["mean"][item] + batch["std"][item] * posterior_noise) * read_spec(BASE).scaling_factor
             x = x0 + sigma * noise
             mask = torch.ones(4, 1, 8, 8)
             mask[0] = mask[3] = 0
@@ -284,7 +284,7 @@ class TestRender:
         scale = torch.linspace(*guidance, 4).view(1, 4, 1, 1, 1)
         prediction = unconditional + scale * (conditional - unconditional)
         denoised = x / (sigma**2 + 1) - prediction * sigma / math.sqrt(sigma**2 + 1)
-        expected = renderer.decode(denoised[0] / vae_scaling_factor(BASE))
+        expected = renderer.decode(denoised[0] / read_spec(BASE).scaling_factor)
         difference = abs(got.astype(int) - expected.astype(int))
         assert difference.max() <= 2
         assert difference.mean() < 0.2

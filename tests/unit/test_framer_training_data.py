@@ -54,6 +54,17 @@ class TestPlan:
         assert set(units.units_of(WINDOW, "train", BASE, params)) == set(planned)
         assert {unit.kind for unit in plan(params, "render")} == {"latents", "ends", "tracks"}
 
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_bytes_are_told_before_anything_is_encoded(self, dtype: str) -> None:
+        params = framer(conditioning__condition_noise="bank", encode__tracks="lucas_kanade", encode__dtype=dtype)
+        frames = np.random.default_rng(0).integers(0, 256, (9, 64, 96, 3), dtype=np.uint8)
+        encoder = encode.Encoder(BASE, params, torch.device("cpu"))
+        for unit in plan(params):
+            own = unit.frames_of(frames)
+            tensors = encoder.encode(unit, own)
+            told = units.unit_bytes(unit, (len(own), 96, 64), BASE, params)
+            assert told == sum(tensor.nbytes for tensor in tensors.values()), unit
+
     def test_number_and_law_are_in_the_banks_key_and_in_no_other(self) -> None:
         kinds = [EncodeUnit(kind, "u", "s") for kind in ("latents", "ends", "noisy_ends", "tracks")]
         first = {unit.kind: units.unit_inputs(unit, framer()) for unit in kinds}

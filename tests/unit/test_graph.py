@@ -171,13 +171,14 @@ RERUNS = {
 
 # Edit this file, and the cells that these modules compute are computed anew (each kind's key names one or more).
 RECOMPUTES = {
-    "framelora/media/buckets.py": ["media.decode"],
+    "framelora/media/buckets.py": ["media.decode", "families.easyanimate.encode"],
     "framelora/media/shots.py": ["media.decode"],
     "framelora/media/frames.py": ["media.decode"],
     "framelora/media/lossless.py": ["media.lossless", "media.thumbnail"],
     "framelora/media/mux.py": ["media.lossless", "media.thumbnail"],
     "framelora/media/measure.py": ["media.measure"],
-    "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "loss", "render")],
+    "framelora/families/framer/codec.py": [f"families.framer.{part}" for part in ("encode", "render")],
+    "framelora/families/framer/spec.py": [f"families.framer.{part}" for part in ("loss", "render")],
     "framelora/families/framer/networks/unet.py": [f"families.framer.{part}" for part in ("loss", "render")],
     "framelora/families/framer/encode.py": ["families.framer.encode"],
     "framelora/families/easyanimate/units.py": [

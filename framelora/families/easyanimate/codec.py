@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertModel, Qwen2VLForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
-from framelora.families.easyanimate.units import Unsupported
+from framelora.families.easyanimate.spec import Unsupported
 
 ENCODERS = {"qwen2_vl": Qwen2VLForConditionalGeneration, "bert": BertModel}
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLMagvit
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +18,9 @@ from framelora.compute import DTYPES
 from framelora.digest import draw_seed, sha256
 from framelora.families.base import ALL_ROWS, EncodeUnit
 from framelora.families.easyanimate.codec import TextEncoder, load_vae
-from framelora.families.easyanimate.units import FLIPPED, read_spec
+from framelora.families.easyanimate.spec import read_spec
+from framelora.families.easyanimate.units import FLIPPED, SCALED
+from framelora.media.buckets import centre_crop, cover, nearest_bucket
 
 if TYPE_CHECKING:
     from framelora.schema.easyanimate import EasyAnimate
@@ -28,6 +31,14 @@ RENDER_NOISE = 0.0563  # noise on what an inpaint model is given, in pixels of [
 def to_clip(frames: NDArray[np.uint8]) -> Tensor:
     """RGB frames `[F, H, W, 3]`, 0..255, as a clip `[1, 3, F, H, W]` in [-1, 1]."""
     return (torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1.0)[None]
+
+
+def scale_down(frames: NDArray[np.uint8], size: str) -> NDArray[np.uint8]:
+    """Frames `[F, H, W, 3]` at a smaller `WIDTHxHEIGHT`: scaled to cover it (antialiased bicubic), then cropped."""
+    bucket = nearest_bucket(frames.shape[2], frames.shape[1], [size])
+    wanted = cover(frames.shape[2], frames.shape[1], bucket)
+    scaled = [np.asarray(Image.fromarray(frame).resize(wanted, Image.Resampling.BICUBIC)) for frame in frames]
+    return centre_crop(np.stack(scaled), bucket)
 
 
 class Encoder:
@@ -68,8 +79,12 @@ class Encoder:
             ValueError: a caption is too long for the encoder.
         """
         assert rows == ALL_ROWS
-        if frames is not None and unit.detail.endswith(FLIPPED):
-            frames = np.ascontiguousarray(frames[:, :, ::-1])
+        parts = unit.detail.split("/")
+        if frames is not None:
+            for part in parts:
+                if part.startswith(SCALED):
+                    frames = scale_down(frames, part.removeprefix(SCALED))
+            frames = np.ascontiguousarray(frames[:, :, ::-1]) if FLIPPED in parts else frames
         if unit.kind == "text":
             truncate = self.params.encode.long_captions == "truncate"
             tensors = {"embeds": self.text_encoder.embed(unit.text, truncate=truncate)}
@@ -94,7 +109,7 @@ class Encoder:
             clip = torch.full((1, 3, num_frames, height, width), -1.0)
             mask = np.ones((num_frames, height, width), np.uint8)
         else:
-            count, mode, number, *purpose = unit.detail.removesuffix(f"/{FLIPPED}").split("/")
+            count, mode, number, *others = unit.detail.split("/")
             if len(frames) < int(count):
                 frames = np.repeat(frames, int(count), axis=0)  # a static clip
             seed = draw_seed("mask", sha256(frames.tobytes()), mode, number)
@@ -102,7 +117,7 @@ class Encoder:
             kept = torch.from_numpy(mask == 0)[None, None]
             clip = torch.where(kept, to_clip(frames), -1.0)
             if self.spec.condition_noise:
-                clip = add_noise(clip, seed, RENDER_NOISE if purpose else None)
+                clip = add_noise(clip, seed, RENDER_NOISE if "render" in others else None)
         latents = self.vae.encode(clip.to(self.device)).latent_dist.mode()[0]
         kept = resize_mask(1.0 - torch.from_numpy(mask).float(), latents.shape[1:]).to(latents)
         return torch.cat([kept[None], latents])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framelora.families.easyanimate.keys import empty_denoiser
-from framelora.families.easyanimate.units import read_spec
+from framelora.families.easyanimate.spec import read_spec
 from framelora.files import write_json
 
 if TYPE_CHECKING:

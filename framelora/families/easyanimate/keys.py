@@ -8,7 +8,7 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel
 
 from framelora.families.easyanimate.networks.transformer import dead_layers
-from framelora.families.easyanimate.units import read_spec
+from framelora.families.easyanimate.spec import read_spec
 
 NETWORK = "transformer"
 KOHYA_PREFIX = "lora_unet__"  # the original's root module has no name, hence two underscores

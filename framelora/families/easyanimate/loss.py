@@ -21,14 +21,15 @@ from framelora.digest import draw_seed
 from framelora.families.base import ReadUnit, Window
 from framelora.families.easyanimate.codec import load_scheduler
 from framelora.families.easyanimate.networks.transformer import linear_layers, load_transformer
+from framelora.families.easyanimate.spec import read_spec
 from framelora.families.easyanimate.units import (
     ALL_MASKED,
     EMPTY,
+    PIXEL_MODES,
     clip_unit,
     is_static,
     mask_bank,
     masked_unit,
-    read_spec,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
     item |= {"text": read("text", window.content_id)["embeds"], "empty": read("text", EMPTY)["embeds"]}
     if spec.inpaint:
         bank = mask_bank(params.conditioning, window.num_frames)
-        detail = bank[draw_masked(seed, bank, params).place][1]
+        mode, detail = bank[draw_masked(seed, bank, params).place]
+        if params.conditioning.fresh_masks and mode in PIXEL_MODES:
+            detail = f"{mode}/{draw_seed(seed, 'easyanimate', 'fresh mask')}"
         item["masked"] = read(*masked_unit(window, static, detail, flipped))["masked"]
     return {name: tensor.float() for name, tensor in item.items()}
 

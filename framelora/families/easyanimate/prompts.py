@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framelora.families.base import EncodeUnit
 from framelora.families.easyanimate.encode import Encoder
-from framelora.families.easyanimate.units import read_spec
+from framelora.families.easyanimate.spec import read_spec
 
 if TYPE_CHECKING:
     from framelora.schema.easyanimate import EasyAnimate

@@ -17,7 +17,8 @@ from framelora.families.base import ReadUnit, Window
 from framelora.families.easyanimate.codec import load_scheduler, load_vae
 from framelora.families.easyanimate.networks.memory import Placement
 from framelora.families.easyanimate.networks.transformer import load_transformer
-from framelora.families.easyanimate.units import NEGATIVE, clip_unit, masked_details, masked_unit, read_spec
+from framelora.families.easyanimate.spec import read_spec
+from framelora.families.easyanimate.units import NEGATIVE, clip_unit, masked_details, masked_unit
 
 if TYPE_CHECKING:
     from framelora.schema.easyanimate import EasyAnimate

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from framelora.families.base import EncodeUnit, Purpose, Window
+from framelora.families.base import DTYPE_BYTES, EncodeUnit, Purpose, Window
+from framelora.families.easyanimate.spec import Unsupported, read_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,84 +29,11 @@ SCHEDULERS = ()
 # Text units that are no content's: the empty caption (for dropout), and what guidance leads away from.
 EMPTY, NEGATIVE = "", "negative"
 ALL_MASKED = "all"
+PIXEL_MODES = {"block", "block_in_time", "pixels", "blocks", "ellipse", "circle", "frames"}  # their masks are drawn
 RENDER_MODES = {"first_frame": "first_frames", "both_ends": "both_ends"}
-FLIPPED = "flipped"  # at the end of a unit's detail: its frames are mirrored, left to right
-
-
-class Unsupported(ValueError):
-    """A base model that this family can't run; the text says which and why."""
-
-
-@dataclass(frozen=True)
-class BaseSpec:
-    """What the configurations of a base model say.
-
-    Attributes:
-        latent_channels: C of the VAE.
-        scaling_factor: what its latents are multiplied by for the transformer.
-        spatial_ratio: pixels a latent, in each direction.
-        temporal_ratio: frames a latent, after the first.
-        patch: latents a side of the transformer's patches.
-        inpaint: whether the transformer takes masked-video latents and a mask (-InP).
-        condition_noise: whether the masked video of an inpaint model gets noise.
-    """
-
-    latent_channels: int
-    scaling_factor: float
-    spatial_ratio: int
-    temporal_ratio: int
-    patch: int
-    inpaint: bool
-    condition_noise: bool
-
-    @property
-    def side(self) -> int:
-        """Both sides of a frame are multiples of it, in pixels: 16 for the published models."""
-        return self.patch * self.spatial_ratio
-
-    def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip of 4n + 1 frames (with the usual ratio)."""
-        return (num_frames - 1) // self.temporal_ratio + 1
-
-
-def read_spec(base: Path) -> BaseSpec:
-    """Read and check a base model's configurations (defaults are those of diffusers' classes).
-
-    Raises:
-        Unsupported: two text encoders (V5), blocks that diffusers computes otherwise than the original, a control
-            model, or a mask that goes through the VAE.
-        FileNotFoundError: `vae/config.json` or `transformer/config.json` is missing.
-    """
-    vae = json.loads((base / "vae/config.json").read_text())
-    transformer = json.loads((base / "transformer/config.json").read_text())
-    if transformer.get("text_embed_dim_t5") is not None or (base / "text_encoder_2").is_dir():
-        raise Unsupported("EasyAnimate V5 has two text encoders (BERT and T5): use V5.1, which has one (Qwen2-VL)")
-    layers, mmdit_layers = transformer.get("num_layers", 48), transformer.get("mmdit_layers", 48)
-    if mmdit_layers < layers:
-        raise Unsupported(
-            f"mmdit_layers {mmdit_layers} is below num_layers {layers}: diffusers leaves out a projection of the text "
-            "in such blocks, so its outputs differ from EasyAnimate's by a few per cent"
-        )
-    channels = vae.get("latent_channels", 16)
-    in_channels = transformer["in_channels"]
-    if in_channels not in (channels, 2 * channels + 1):
-        raise Unsupported(
-            f"the transformer takes {in_channels} channels: only text to video ({channels}) and V5.1 inpaint models "
-            f"({2 * channels + 1}) can be trained"
-        )
-    inpaint = in_channels != channels
-    if inpaint and not transformer.get("resize_inpaint_mask_directly", True):
-        raise Unsupported("this inpaint model passes its mask through the VAE (before V5.1): use a V5.1 model")
-    blocks = len(vae.get("block_out_channels", (128, 256, 512, 512)))
-    return BaseSpec(
-        latent_channels=channels,
-        scaling_factor=float(vae.get("scaling_factor", 0.7125)),
-        spatial_ratio=2 ** (blocks - 1),
-        temporal_ratio=2 ** (blocks - 2),
-        patch=transformer.get("patch_size") or 2,
-        inpaint=inpaint,
-        condition_noise=inpaint and transformer.get("add_noise_in_inpaint_model", True),
-    )
+# Parts of a unit's detail, which are set off by /: its frames are mirrored, left to right; scaled down to a size.
+FLIPPED = "flipped"
+SCALED = "scaled="
 
 
 def check_window(window: Window, base: Path) -> str | None:
@@ -116,6 +44,7 @@ def check_window(window: Window, base: Path) -> str | None:
         return str(reason)
     except FileNotFoundError as error:
         return f"{base} is no EasyAnimate base: {error.filename} is missing (vae/, transformer/, text_encoder/, ...)"
+    where = "easyanimate.conditioning.train_sizes: num_frames" if window.scaled else "pair.num_frames"
     if window.width % spec.side or window.height % spec.side:
         return (
             f"frames of {window.width}x{window.height} don't fit: both sides must be multiples of {spec.side}; "
@@ -124,7 +53,7 @@ def check_window(window: Window, base: Path) -> str | None:
     if (window.num_frames - 1) % spec.temporal_ratio:
         nearest = (window.num_frames - 1) // spec.temporal_ratio * spec.temporal_ratio + 1
         return (
-            f"pair.num_frames {window.num_frames} is not a multiple of {spec.temporal_ratio} plus 1: "
+            f"{where} {window.num_frames} is not a multiple of {spec.temporal_ratio} plus 1: "
             f"set it to {nearest} or {nearest + spec.temporal_ratio}"
         )
     return None
@@ -132,6 +61,40 @@ def check_window(window: Window, base: Path) -> str | None:
 
 def check_encode(params: EasyAnimate) -> None:
     """Nothing that it encodes with has to be installed."""
+
+
+def at_sizes(window: Window, base: Path, params: EasyAnimate) -> list[Window]:
+    """A window at every size at which it is trained on; its name tells any that is not its own.
+
+    Raises:
+        ValueError: a size has more frames than the window, or sides shorter than the base takes.
+    """
+    side = read_spec(base).side
+    sizes = {}
+    for size in params.conditioning.train_sizes:
+        num_frames = window.num_frames
+        if size.num_frames is not None and window.kind != "image":
+            num_frames = size.num_frames
+        width, height = (int(length * size.scale) // side * side for length in (window.width, window.height))
+        if num_frames > window.num_frames:
+            raise ValueError(
+                f"conditioning.train_sizes: num_frames {num_frames} is more than a window's {window.num_frames} "
+                "(pair.num_frames): lower it, or set it to null"
+            )
+        if not (width and height):
+            raise ValueError(
+                f"conditioning.train_sizes: scale {size.scale:g} of {window.width}x{window.height} leaves a side "
+                f"shorter than {side} pixels: raise it"
+            )
+        if (width, height, num_frames) == (window.width, window.height, window.num_frames):
+            sizes[window.pair] = window
+        else:
+            name = f"{window.pair}~{width}x{height}x{num_frames}"
+            last = min(window.start_frame + num_frames - 1, window.end_frame)
+            sizes[name] = dataclasses.replace(
+                window, pair=name, end_frame=last, num_frames=num_frames, width=width, height=height, scaled=True
+            )
+    return list(sizes.values())
 
 
 def clip_frames(window: Window, static: bool) -> tuple[int, ...]:
@@ -144,10 +107,16 @@ def clip_frames(window: Window, static: bool) -> tuple[int, ...]:
 def clip_unit(window: Window, static: bool, flipped: bool = False) -> str:
     """Id of the clip that a window is encoded as. The VAE is causal in time, so a clip is encoded as a whole.
 
-    A mirrored clip is a clip of its own: its latents are not the mirrored latents.
+    A mirrored clip is a clip of its own: its latents are not the mirrored latents. So is one that is scaled down.
     """
     numbers = clip_frames(window, static)
-    return f"{window.start_shot}@{numbers[0]:05d}+{len(numbers)}{'|' + FLIPPED if flipped else ''}"
+    return "|".join([f"{window.start_shot}@{numbers[0]:05d}+{len(numbers)}", *made_of_frames(window, flipped)])
+
+
+def made_of_frames(window: Window, flipped: bool) -> list[str]:
+    """What is done to a window's frames before they are encoded: parts of a unit's detail."""
+    scaled = [f"{SCALED}{window.width}x{window.height}"] if window.scaled else []
+    return [*scaled, FLIPPED] if flipped else scaled
 
 
 def copies(purpose: Purpose, params: EasyAnimate) -> tuple[bool, ...]:
@@ -172,7 +141,8 @@ def mask_bank(conditioning: EasyAnimateConditioning, num_frames: int) -> list[tu
             longest = num_frames - 1 if mode == "first_frames" else (num_frames - 1) // 2
             bank += [(mode, f"{mode}/{k}") for k in sorted(set(counts)) if k <= longest]
         else:
-            bank += [(mode, f"{mode}/{draw}") for draw in range(conditioning.pixel_draws)]
+            draws = 1 if conditioning.fresh_masks else conditioning.pixel_draws
+            bank += [(mode, f"{mode}/{draw}") for draw in range(draws)]
     if not bank and num_frames == 1:
         return [(ALL_MASKED, ALL_MASKED)]
     if not bank:
@@ -185,6 +155,19 @@ def masked_unit(window: Window, static: bool, detail: str, flipped: bool = False
     if detail == ALL_MASKED:
         return "masked", f"{ALL_MASKED}-{window.num_frames}x{window.height}x{window.width}"
     return "masked", f"{clip_unit(window, static, flipped)}|{window.num_frames}|{detail}"
+
+
+def fresh_unit(unit: str, planned: Mapping[tuple[str, str], EncodeUnit]) -> EncodeUnit:
+    """A masked video whose mask no plan lists (`fresh_masks`): the bank's first of that mode, with another number.
+
+    Args:
+        unit: its id.
+        planned: the units of the plan, by kind and id.
+    """
+    stem, number = unit.rsplit("/", 1)
+    first = planned["masked", f"{stem}/0"]
+    count, mode, _, *made = first.detail.split("/")
+    return dataclasses.replace(first, unit=unit, detail="/".join([count, mode, number, *made]))
 
 
 def masked_details(window: Window, purpose: Purpose, base: Path, params: EasyAnimate) -> list[str]:
@@ -252,14 +235,15 @@ def plan_units(
                     "set it to false, or write captions without sides"
                 )
             clip = clip_unit(window, static, flipped)
-            units.add(EncodeUnit("latents", clip, window.start_shot, frames, detail=FLIPPED if flipped else ""))
+            made = made_of_frames(window, flipped)
+            units.add(EncodeUnit("latents", clip, window.start_shot, frames, detail="/".join(made)))
             for detail in masked_details(window, purpose, base, params):
                 kind, unit = masked_unit(window, static, detail, flipped)
                 if detail == ALL_MASKED:
                     size = f"{window.num_frames}x{window.height}x{window.width}"
                     units.add(EncodeUnit(kind, unit, detail=f"{ALL_MASKED}/{size}"))
                 else:
-                    told = f"{window.num_frames}/{detail}{'/' + FLIPPED if flipped else ''}"
+                    told = "/".join([str(window.num_frames), detail, *made])
                     units.add(EncodeUnit(kind, unit, window.start_shot, frames, detail=told))
     return sorted(units, key=lambda unit: (unit.shot, unit.kind, unit.unit))
 
@@ -270,6 +254,34 @@ def unit_inputs(unit: EncodeUnit, params: EasyAnimate) -> dict[str, Any]:
         length = [params.encode.max_sequence_length, params.encode.long_captions]
         return {"dtype": params.encode.dtype, "length": length}
     return {"dtype": params.encode.dtype}
+
+
+def unit_bytes(unit: EncodeUnit, frames: tuple[int, int, int], base: Path, params: EasyAnimate) -> int:
+    """Bytes of a unit's tensors (`encode.Encoder.encode` says which they are).
+
+    Args:
+        unit: the unit.
+        frames: how many frames, and their width and height in pixels, in the shot; zeros for a unit without.
+        base: folder of the base model; its configurations are read.
+        params: the family's parameters.
+    """
+    spec, size = read_spec(base), DTYPE_BYTES[params.encode.dtype]
+    if unit.kind == "text":
+        width = json.loads((base / "transformer/config.json").read_text()).get("text_embed_dim", 3584)
+        encoder = json.loads((base / "text_encoder/config.json").read_text())
+        longest = encoder.get("max_position_embeddings") or params.encode.max_sequence_length
+        return int(min(params.encode.max_sequence_length, longest) * width * size)
+    count, *sides = frames
+    parts = unit.detail.split("/")
+    if parts[0] == ALL_MASKED:
+        count, *sides = (int(length) for length in parts[1].split("x"))
+    elif unit.kind == "masked":
+        count = int(parts[0])  # of a static clip too
+    for part in parts:
+        if part.startswith(SCALED):
+            sides = [int(side) for side in part.removeprefix(SCALED).split("x")]
+    places = spec.latent_frames(count) * (sides[0] // spec.spatial_ratio) * (sides[1] // spec.spatial_ratio)
+    return (1 + spec.latent_channels if unit.kind == "masked" else 2 * spec.latent_channels) * places * size
 
 
 def train_inputs(base: Path, params: EasyAnimate, steered: bool) -> dict[str, Any]:
@@ -288,8 +300,8 @@ def train_inputs(base: Path, params: EasyAnimate, steered: bool) -> dict[str, An
         masks["first_frames"] = sorted(set(conditioning.first_frames))
     if "both_ends" in weights:
         masks["both_ends"] = sorted(set(conditioning.both_ends))
-    if weights.keys() - {ALL_MASKED, "first_frames", "both_ends"}:
-        masks["draws"] = conditioning.pixel_draws
+    if weights.keys() & PIXEL_MODES:
+        masks["draws"] = "fresh" if conditioning.fresh_masks else conditioning.pixel_draws
     unused = {
         "logit_normal": {"mode_scale"},
         "mode": {"logit_mean", "logit_std"},
@@ -308,7 +320,7 @@ def render_inputs(params: EasyAnimate, scheduler: None = None) -> list[dict[str,
     """Parameters that change a render's bytes."""
     # Where weights lie changes nothing; how they are held does.
     render = params.render.model_dump(exclude={"memory_mode"})
-    told = params.conditioning.model_dump(exclude={"flips"})
+    told = params.conditioning.model_dump(exclude={"flips", "train_sizes", "fresh_masks"})
     return [told, render | {"qfloat8": "qfloat8" in params.render.memory_mode}]
 
 

@@ -29,21 +29,9 @@ def load_image_encoder(base: Path) -> tuple[CLIPVisionModelWithProjection, dict[
     return encoder, settings
 
 
-def vae_scaling_factor(base: Path) -> float:
-    """Read the VAE's scaling factor from its config, without building the VAE."""
-    config: dict[str, Any] = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)
-    return float(config["scaling_factor"])
-
-
 def to_signed(frames: NDArray[np.uint8]) -> Tensor:
     """RGB frames `[F, H, W, 3]`, 0..255, as `[F, 3, H, W]` in [-1, 1]."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def vae_factor(base: Path) -> int:
-    """Pixels to a latent along one side, from the VAE's config."""
-    config: dict[str, Any] = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)
-    return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def resize_antialiased(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
-from framelora.families.framer.codec import vae_factor
 from framelora.families.framer.keys import empty_denoiser
 from framelora.families.framer.networks.controlnet import TrajectoryControlNet, new_controlnet
 from framelora.families.framer.networks.unet import FramerUNet
+from framelora.families.framer.spec import read_spec
 from framelora.files import write_json
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def empty_controlnet(denoiser: FramerUNet, base: Path) -> TrajectoryControlNet:
     """The ControlNet that `loss.load_controlnet` would load or make, on the meta device."""
     with torch.device("meta"):
         if not (base / "controlnet/config.json").is_file():
-            return new_controlnet(denoiser, vae_factor(base), seed=0)
+            return new_controlnet(denoiser, read_spec(base).spatial_ratio, seed=0)
         config = TrajectoryControlNet.load_config(base / "controlnet", local_files_only=True)
         controlnet: TrajectoryControlNet = TrajectoryControlNet.from_config(config)
     return controlnet
@@ -53,9 +52,8 @@ def example_batch(
         num_frames, width, height: of the window; sides in pixels.
         controlnet: whether a ControlNet is trained, which is shown tracks.
     """
-    factor = vae_factor(base)
-    channels = AutoencoderKLTemporalDecoder.load_config(base / "vae", local_files_only=True)["latent_channels"]
-    frame = (int(channels), height // factor, width // factor)
+    spec = read_spec(base)
+    frame = (spec.latent_channels, height // spec.spatial_ratio, width // spec.spatial_ratio)
     item = {name: torch.zeros(num_frames, *frame) for name in ("mean", "std")}
     item |= {name: torch.zeros(frame) for name in ("first", "last")}
     item |= {"condition_sigma": torch.ones(())} if params.conditioning.condition_noise == "bank" else {}

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from framelora.digest import draw_seed
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.codec import vae_factor, vae_scaling_factor
 from framelora.families.framer.networks.controlnet import SteeredUNet, TrajectoryControlNet, starting_controlnet
 from framelora.families.framer.networks.heatmap import heatmaps
 from framelora.families.framer.networks.unet import (
@@ -27,6 +26,7 @@ from framelora.families.framer.networks.unet import (
     bare_unet,
     load_unet,
 )
+from framelora.families.framer.spec import read_spec
 from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def load_denoiser(base: Path, dtype: torch.dtype) -> FramerUNet:
 
 def load_controlnet(unet: FramerUNet, base: Path, dtype: torch.dtype, seed: int) -> TrajectoryControlNet:
     """The ControlNet that is trained: the base's own, or a new one with the UNet's encoder (drawn from the seed)."""
-    return starting_controlnet(unet, base, dtype, vae_factor(base), seed)
+    return starting_controlnet(unet, base, dtype, read_spec(base).spatial_ratio, seed)
 
 
 def lora_targets(denoiser: torch.nn.Module) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def loss(
         sigma = torch.tensor([noise_level(level, params) for level in levels], device=device)
         dropout = torch.ones_like(dropout)
 
-    x0 = (batch["mean"] + batch["std"] * posterior_noise) * vae_scaling_factor(base)
+    x0 = (batch["mean"] + batch["std"] * posterior_noise) * read_spec(base).scaling_factor
     sigma = sigma.view(-1, 1, 1, 1, 1)
     scale = (sigma**2 + 1).sqrt()
     noisy = (x0 + sigma * noise) / scale
@@ -193,7 +193,7 @@ def hints(batch: dict[str, Tensor], seeds: Sequence[int], base: Path, params: Fr
     """
     if "tracks" not in batch:
         raise ValueError("a ControlNet trains on tracks: set framer.encode.tracks to lucas_kanade")
-    factor = vae_factor(base)
+    factor = read_spec(base).spatial_ratio
     height, width = (side * factor for side in batch["mean"].shape[-2:])
     pictures = []
     for tracks, visible, seed in zip(batch["tracks"].cpu(), batch["visible"].cpu(), seeds, strict=True):

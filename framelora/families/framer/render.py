@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framelora.families.base import ReadUnit, Window
-from framelora.families.framer.codec import decode_latents, load_vae, to_signed, vae_factor
+from framelora.families.framer.codec import decode_latents, load_vae, to_signed
 from framelora.families.framer.networks.controlnet import SteeredUNet, load_controlnet, starting_controlnet
 from framelora.families.framer.networks.heatmap import heatmaps
 from framelora.families.framer.networks.sampling import (
@@ -22,6 +22,7 @@ from framelora.families.framer.networks.sampling import (
     sample_latents,
 )
 from framelora.families.framer.networks.unet import FramerUNet, added_time_ids, load_unet
+from framelora.families.framer.spec import read_spec
 from framelora.families.framer.units import end_unit
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Renderer:
         if (adapter / "controlnet").is_dir():
             network = load_controlnet(adapter)
         else:
-            network = starting_controlnet(denoiser, self.base, torch.float32, vae_factor(self.base), seed)
+            network = starting_controlnet(denoiser, self.base, torch.float32, read_spec(self.base).spatial_ratio, seed)
         return network.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()

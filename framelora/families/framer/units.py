@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from framelora.digest import sha256
-from framelora.families.base import EncodeUnit, Purpose, Window
+from framelora.families.base import DTYPE_BYTES, EncodeUnit, Purpose, Window
+from framelora.families.framer.spec import embedding_width, read_spec
 from framelora.versions import installed, versions
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def check_encode(params: Framer) -> str | None:
         given = "is null" if weights is None else f"{weights} does not exist"
         return f"framer.encode.cotracker_weights: {given}: give the path of CoTracker's scaled_offline.pth"
     return None
+
+
+def at_sizes(window: Window, base: Path, params: Framer) -> list[Window]:
+    """The sizes at which a window is trained on: its own."""
+    return [window]
 
 
 def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> list[tuple[str, str]]:
@@ -116,6 +122,28 @@ def unit_inputs(unit: EncodeUnit, params: Framer) -> dict[str, Any]:
         draws = [conditioning.condition_noise_draws, conditioning.condition_noise_seed]
         return {"law": law, "draws": draws, "dtype": encode.dtype}
     return {"noise_aug_strength": conditioning.noise_aug_strength, "dtype": encode.dtype}
+
+
+def unit_bytes(unit: EncodeUnit, frames: tuple[int, int, int], base: Path, params: Framer) -> int:
+    """Bytes of a unit's tensors (`encode.Encoder.encode` says which they are).
+
+    Args:
+        unit: the unit.
+        frames: how many frames, and their width and height in pixels.
+        base: folder of the base model; its configurations are read.
+        params: the family's parameters.
+    """
+    spec = read_spec(base)
+    count, width, height = frames
+    latents = spec.latent_channels * (width // spec.spatial_ratio) * (height // spec.spatial_ratio)
+    size = DTYPE_BYTES[params.encode.dtype]
+    if unit.kind == "latents":
+        return count * 2 * latents * size
+    if unit.kind == "tracks":  # two float32 and a byte for each point
+        return count * params.encode.track_points * 9
+    if unit.kind == "noisy_ends":
+        return params.conditioning.condition_noise_draws * (latents + 1) * size
+    return (latents + embedding_width(base)) * size
 
 
 def train_inputs(base: Path, params: Framer, steered: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import nn
 
-from framelora.families.easyanimate.units import read_spec
+from framelora.families.easyanimate.spec import read_spec
 
 
 def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> EasyAnimateTransformer3DModel:

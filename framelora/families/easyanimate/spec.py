@@ -1,0 +1,83 @@
+"""What the configurations of an EasyAnimate base say. No network is imported here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Unsupported(ValueError):
+    """A base model that this family can't run; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """What the configurations of a base model say.
+
+    Attributes:
+        latent_channels: C of the VAE.
+        scaling_factor: what its latents are multiplied by for the transformer.
+        spatial_ratio: pixels a latent, in each direction.
+        temporal_ratio: frames a latent, after the first.
+        patch: latents a side of the transformer's patches.
+        inpaint: whether the transformer takes masked-video latents and a mask (-InP).
+        condition_noise: whether the masked video of an inpaint model gets noise.
+    """
+
+    latent_channels: int
+    scaling_factor: float
+    spatial_ratio: int
+    temporal_ratio: int
+    patch: int
+    inpaint: bool
+    condition_noise: bool
+
+    @property
+    def side(self) -> int:
+        """Both sides of a frame are multiples of it, in pixels: 16 for the published models."""
+        return self.patch * self.spatial_ratio
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip of 4n + 1 frames (with the usual ratio)."""
+        return (num_frames - 1) // self.temporal_ratio + 1
+
+
+def read_spec(base: Path) -> BaseSpec:
+    """Read and check a base model's configurations (defaults are those of diffusers' classes).
+
+    Raises:
+        Unsupported: two text encoders (V5), blocks that diffusers computes otherwise than the original, a control
+            model, or a mask that goes through the VAE.
+        FileNotFoundError: `vae/config.json` or `transformer/config.json` is missing.
+    """
+    vae = json.loads((base / "vae/config.json").read_text())
+    transformer = json.loads((base / "transformer/config.json").read_text())
+    if transformer.get("text_embed_dim_t5") is not None or (base / "text_encoder_2").is_dir():
+        raise Unsupported("EasyAnimate V5 has two text encoders (BERT and T5): use V5.1, which has one (Qwen2-VL)")
+    layers, mmdit_layers = transformer.get("num_layers", 48), transformer.get("mmdit_layers", 48)
+    if mmdit_layers < layers:
+        raise Unsupported(
+            f"mmdit_layers {mmdit_layers} is below num_layers {layers}: diffusers leaves out a projection of the text "
+            "in such blocks, so its outputs differ from EasyAnimate's by a few per cent"
+        )
+    channels = vae.get("latent_channels", 16)
+    in_channels = transformer["in_channels"]
+    if in_channels not in (channels, 2 * channels + 1):
+        raise Unsupported(
+            f"the transformer takes {in_channels} channels: only text to video ({channels}) and V5.1 inpaint models "
+            f"({2 * channels + 1}) can be trained"
+        )
+    inpaint = in_channels != channels
+    if inpaint and not transformer.get("resize_inpaint_mask_directly", True):
+        raise Unsupported("this inpaint model passes its mask through the VAE (before V5.1): use a V5.1 model")
+    blocks = len(vae.get("block_out_channels", (128, 256, 512, 512)))
+    return BaseSpec(
+        latent_channels=channels,
+        scaling_factor=float(vae.get("scaling_factor", 0.7125)),
+        spatial_ratio=2 ** (blocks - 1),
+        temporal_ratio=2 ** (blocks - 2),
+        patch=transformer.get("patch_size") or 2,
+        inpaint=inpaint,
+        condition_noise=inpaint and transformer.get("add_noise_in_inpaint_model", True),
+    )
