@@ -175,6 +175,12 @@ def loaded(browser: webdriver.Chrome, sample: Any) -> None:
     wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => v.readyState > 1 && !v.seeking)", sample)
 
 
+def click(browser: webdriver.Chrome, element: Any) -> None:
+    """Click an element; where a page scrolls smoothly, a click that has to scroll first can miss."""
+    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", element)
+    element.click()
+
+
 def test_opens_from_a_file_without_errors_and_asks_no_one(view: Callable[..., webdriver.Chrome]) -> None:
     browser = view()
     for sample in samples(browser):
@@ -215,7 +221,7 @@ def test_play_starts_all_videos_of_a_sample_in_sync(view: Callable[..., webdrive
     sample = samples(browser)[number]
     loaded(browser, sample)
     button = sample.find_element(By.TAG_NAME, "button")
-    button.click()
+    click(browser, button)
     assert button.text == "Pause"
     wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => !v.paused && v.currentTime > 0.3)", sample)
     for _ in range(10):
@@ -234,7 +240,7 @@ def test_playback_begins_again_at_the_end(view: Callable[..., webdriver.Chrome])
     browser = view()
     sample = samples(browser)[0]
     loaded(browser, sample)
-    sample.find_element(By.TAG_NAME, "button").click()
+    click(browser, sample.find_element(By.TAG_NAME, "button"))
     wait(browser, "arguments[0].querySelector('input').value > 8", sample)
     wait(browser, "arguments[0].querySelector('input').value < 4", sample)
     assert sample.find_element(By.TAG_NAME, "button").text == "Pause"
@@ -262,7 +268,7 @@ def test_a_missing_video_does_not_stop_the_others(
     browser = view(folder)
     sample = samples(browser)[0]
     browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", sample)
-    sample.find_element(By.TAG_NAME, "button").click()
+    click(browser, sample.find_element(By.TAG_NAME, "button"))
     wait(browser, "[...arguments[0].querySelectorAll('video')].filter(v => v.currentTime > 0.3).length === 5", sample)
 
 
@@ -387,11 +393,11 @@ def test_the_viewer_shows_two_methods_of_a_sample_in_sync(view: Callable[..., we
     assert shown(browser) == [f"{IMAGES}/truth.mp4", f"{IMAGES}/adapter_1.mp4"]
     box = browser.find_element(By.ID, "compare")
     loaded(browser, box)
-    box.find_element(By.CSS_SELECTOR, "[aria-label='One frame on']").click()
+    click(browser, box.find_element(By.CSS_SELECTOR, "[aria-label='One frame on']"))
     assert box.find_element(By.TAG_NAME, "output").text == f"frame 2 of {FRAMES}"
     wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => !v.seeking && v.currentTime > 0)", box)
     assert np.ptp(browser.execute_script(SHARES, box)) < 1e-3
-    box.find_element(By.CSS_SELECTOR, "[aria-label='One frame back']").click()
+    click(browser, box.find_element(By.CSS_SELECTOR, "[aria-label='One frame back']"))
     assert box.find_element(By.TAG_NAME, "output").text == f"frame 1 of {FRAMES}"
 
 
@@ -400,7 +406,7 @@ def test_half_speed_plays_at_half_speed(view: Callable[..., webdriver.Chrome]) -
     sample = samples(browser)[0]
     loaded(browser, sample)
     Select(sample.find_element(By.TAG_NAME, "select")).select_by_value("0.5")
-    sample.find_element(By.TAG_NAME, "button").click()
+    click(browser, sample.find_element(By.TAG_NAME, "button"))
     wait(browser, "[...arguments[0].querySelectorAll('video')].every(v => !v.paused)", sample)
     rates = "return [...arguments[0].querySelectorAll('video')].map(video => video.playbackRate)"
     assert browser.execute_script(rates, sample) == pytest.approx([0.5] * 6)
@@ -451,7 +457,7 @@ def test_the_table_of_scores_sorts_filters_and_leads_to_the_sample(
     assert head.get_attribute("aria-sort") == "ascending"
     rising = [float(text) for text in cells(browser, 2) if text != "\N{EN DASH}"]
     assert rising == sorted(rising) and rising[0] == 20.25
-    head.find_element(By.TAG_NAME, "button").click()
+    click(browser, head.find_element(By.TAG_NAME, "button"))
     assert head.get_attribute("aria-sort") == "descending"
     falling = cells(browser, 2)
     assert falling[0] == "21.00" and falling[-1] == "\N{EN DASH}"  # what is not measured stays last
