@@ -27,12 +27,14 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("framer", {"unet": "lora", "train_batch_size": 1, "gradient_checkpointing": False}),
     ("framer", {"unet": "lora", "train_batch_size": 4, "gradient_checkpointing": False}),
     ("framer", {"unet": "lora", "train_batch_size": 4, "gradient_checkpointing": True}),
+    ("framer", {"unet": "lora", "train_batch_size": 1, "gradient_checkpointing": True, "base_fp8": True}),
     ("framer", {"unet": "full", "train_batch_size": 1, "gradient_checkpointing": False}),
     ("framer", {"unet": "full", "train_batch_size": 4, "gradient_checkpointing": True}),
     ("framer", {"unet": "lora", "controlnet": "full", "train_batch_size": 4, "gradient_checkpointing": False}),
     ("easyanimate", {"unet": "lora", "train_batch_size": 1, "gradient_checkpointing": False}),
     ("easyanimate", {"unet": "lora", "train_batch_size": 4, "gradient_checkpointing": True}),
     ("easyanimate", {"unet": "full", "train_batch_size": 4, "gradient_checkpointing": False}),
+    ("easyanimate", {"unet": "lora", "train_batch_size": 4, "gradient_checkpointing": True, "base_fp8": True}),
 ]
 WINDOW = {"num_frames": 5, "width": 96, "height": 64}
 REPOSITORY = Path(__file__).resolve().parent.parent

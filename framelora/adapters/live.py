@@ -49,6 +49,11 @@ def put_on(denoiser: nn.Module, state: LoraState, name: str = "default") -> Peft
     return model.eval().requires_grad_(False)
 
 
+def float8_layers(network: nn.Module) -> list[nn.Linear]:
+    """The layers that `hold_in_float8` stores so."""
+    return [part for name, part in network.named_modules() if type(part) is nn.Linear and not EXACT.search(name)]
+
+
 def hold_in_float8(network: nn.Module, compute_dtype: torch.dtype) -> int:
     """Store the Linear layers of a frozen network as float8 (e4m3), each upcast while it computes.
 
@@ -64,7 +69,7 @@ def hold_in_float8(network: nn.Module, compute_dtype: torch.dtype) -> int:
     """
     from diffusers.hooks import apply_layerwise_casting
 
-    layers = [part for name, part in network.named_modules() if type(part) is nn.Linear and not EXACT.search(name)]
+    layers = float8_layers(network)
     for layer in layers:
         apply_layerwise_casting(layer, torch.float8_e4m3fn, compute_dtype, skip_modules_pattern=None)
     return len(layers)

@@ -82,7 +82,8 @@ def configurations(params: Params) -> Iterator[tuple[str, Params]]:
     """This configuration, the same with the other choice of gradient checkpointing, and those of the guide's table."""
     other = not params.train.gradient_checkpointing
     yield name_of(params), params
-    yield f"{'with' if other else 'without'} gradient checkpointing", changed(params, gradient_checkpointing=other)
+    if not params.train.base_fp8:  # which goes with it only
+        yield f"{'with' if other else 'without'} gradient checkpointing", changed(params, gradient_checkpointing=other)
     has_controlnet = hasattr(load_part(params.model.family, "loss"), "load_controlnet")
     ranks = (params.adapter.rank, 2 * params.adapter.rank)
     wanted = [({"unet": "lora", "controlnet": "none"}, rank) for rank in ranks]
@@ -97,7 +98,7 @@ def configurations(params: Params) -> Iterator[tuple[str, Params]]:
 def changed(params: Params, rank: int | None = None, **train: Any) -> Params:
     """A configuration with other values of `train`, and another rank."""
     if train.get("unet") == "full":
-        train["base_int8"] = False
+        train |= {"base_int8": False, "base_fp8": False}
     sections: dict[str, Any] = {"train": params.train.model_copy(update=train)}
     sections["adapter"] = params.adapter.model_copy(update={"rank": rank or params.adapter.rank})
     return params.model_copy(update=sections)

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from framelora.adapters.live import float8_layers
 from framelora.training.networks import DTYPES, build_networks, trained_parameters
 
 if TYPE_CHECKING:
@@ -106,6 +107,18 @@ def normalise_in_fp32(networks: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, args: tuple(arg.float() for arg in args))
 
 
+def upcast_from_float8(networks: nn.Module, dtype: torch.dtype) -> None:
+    """Hold Linear layers as `adapters.live.hold_in_float8` does; an upcast copy lives until its backward pass."""
+    for layer in float8_layers(networks):
+        cast(layer, torch.float8_e4m3fn)
+
+        def forward(inputs: Tensor, layer: nn.Linear = layer) -> Tensor:
+            bias = None if layer.bias is None else layer.bias.to(dtype)
+            return nn.functional.linear(inputs, layer.weight.to(dtype), bias)
+
+        layer.forward = forward  # type: ignore[assignment,method-assign]
+
+
 class Weightless:
     """A family's `loss` part whose networks have no weights (`training.networks.build_networks` takes either)."""
 
@@ -148,7 +161,8 @@ def estimate(
     Raises:
         ValueError: the adapter does not fit the network, or the family has no ControlNet.
     """
-    # PiSSA needs values, and 8-bit Linear layers a library: neither changes the shapes. Their bytes are counted below.
+    # PiSSA needs values, 8-bit Linear layers a library, and float8 ones swap their weights, which fake tensors can't:
+    # none of them changes the shapes. Their bytes are counted below.
     shaped = adapter.model_copy(update={"init": "gaussian"})
     held = DTYPES["no"] if adapter.init == "pissa" else None
     with torch.device("meta"):
@@ -156,11 +170,13 @@ def estimate(
             Weightless(parts["loss"], parts["keys"], parts["footprint"]),
             base,
             shaped,
-            train.model_copy(update={"base_int8": False}),
+            train.model_copy(update={"base_int8": False, "base_fp8": False}),
             None,
         )
         if held is not None:
             cast(networks, held)
+        if train.base_fp8:
+            upcast_from_float8(networks, DTYPES[train.mixed_precision])
     frozen = sum(held_bytes(module, train.base_int8) for module in networks.modules())
     if gpu and train.mixed_precision != "no":
         normalise_in_fp32(networks)

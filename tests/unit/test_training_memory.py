@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
+from framelora.adapters.live import float8_layers
 from framelora.cli import app
 from framelora.commands.memory import configurations, largest_window, memory_of, name_of, preset_params
 from framelora.params import Params, load_params
 from framelora.schema.training import Adapter, Train
+from framelora.source import load_part
 from framelora.training.memory import STATE_BYTES, Memory
 from framelora.training.optimizer import Stepper
 
@@ -91,6 +93,17 @@ def test_8_bit_layers_are_counted_as_such(plain: Memory) -> None:
             if isinstance(module, nn.Linear):
                 linear += 3 * module.weight.numel() - 4 * module.out_features
     assert plain.frozen - small.frozen == linear
+
+
+@pytest.mark.parametrize("family", ["framer", "easyanimate"])
+def test_float8_layers_take_a_byte_a_value_and_one_blocks_copies_while_they_compute(family: str) -> None:
+    exact, small = (memory(family, gradient_checkpointing=True, base_fp8=fp8) for fp8 in (False, True))
+    with torch.device("meta"):
+        layers = float8_layers(load_part(family, "keys").empty_denoiser(BASES[family]))
+    values = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
+    assert exact.frozen - small.frozen == 3 * sum(values)
+    assert 4 * max(values) <= small.activations - exact.activations < 0.7 * 4 * sum(values)
+    assert small.peak < exact.peak
 
 
 @pytest.mark.parametrize("name", ["adamw", "prodigy"])
