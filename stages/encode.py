@@ -49,7 +49,7 @@ def plan(
     params: Params,
     shots: pd.DataFrame,
     windows: dict[str, list[Window]],
-    captions: dict[str, str],
+    captions: dict[str, list[str]],
     given: pd.DataFrame,
     device: str,
 ) -> dict[EncodeUnit, Cell]:
@@ -76,7 +76,7 @@ def plan(
         raise UserError(f"{params.model.family}.{error}") from None
     for planned in needed:
         unit = with_given_tracks(planned, shots, given)
-        made_of: dict[str, Any] = {"text": unit.text, "detail": unit.detail}
+        made_of: dict[str, Any] = {"text": [unit.text, *unit.orders], "detail": unit.detail}
         if unit.shot:
             made_of |= {"frames": shots.loc[unit.shot].digest, "numbers": unit.frames}
         inputs = {**made_of, **units.unit_inputs(unit, params.family), **shared}

@@ -1,4 +1,4 @@
-"""From a caption as written to the text that a model is given. Every draw is a function of its seed."""
+"""From a caption as written to the texts that a model is given. Every draw is a function of its seed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def full_text(text: str, *, trigger_word: str, prefix: str, suffix: str) -> str:
 def tag_variants(text: str, *, count: int, keep: int, seed: int) -> list[str]:
     """The caption as written, and its comma-separated tags in `count - 1` other drawn orders.
 
-    Text embeddings are cached, so the orders are drawn once, and training picks one of them at each step
-    (`draw_variant`). A caption with fewer than two tags to move has the same text in each place.
+    Text embeddings are cached, so the orders are drawn once, and training picks one of them at each step.
+    A caption with fewer than two tags to move has the same text in each place.
 
     Args:
         text: the caption.
@@ -36,13 +36,3 @@ def tag_variants(text: str, *, count: int, keep: int, seed: int) -> list[str]:
         order = np.random.default_rng(draw_seed(seed, "tags", number, text)).permutation(len(tags[keep:]))
         variants.append(", ".join(tags[:keep] + [tags[keep:][place] for place in order]) if len(order) > 1 else text)
     return variants
-
-
-def draw_variant(seed: int, count: int) -> int:
-    """Which of `count` variants an item takes. `seed` is the item's, as `digest.draw_seed` makes it of run and step."""
-    return int(np.random.default_rng(draw_seed(seed, "variant")).integers(count))
-
-
-def draw_dropout(seed: int, probability: float) -> bool:
-    """Whether an item's caption is replaced by the empty one, for classifier-free guidance. `seed`: as above."""
-    return bool(np.random.default_rng(draw_seed(seed, "dropout")).random() < probability)

@@ -71,10 +71,10 @@ def at_train_sizes(windows: Iterable[Window], params: Params) -> list[Window]:
         raise UserError(f"{params.model.family}.{error}") from None
 
 
-def read_captions() -> dict[str, str]:
-    """The caption of each content."""
+def read_captions() -> dict[str, list[str]]:
+    """The caption of each content: as written, then with its tags in other orders."""
     table = read_table(Path("data/captions.parquet"))
-    return dict(zip(table.content_id, table.text, strict=True))
+    return {row.content_id: list(row.variants) for row in table.itertuples()}
 
 
 def read_shots() -> pd.DataFrame:

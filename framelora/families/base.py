@@ -76,6 +76,7 @@ class EncodeUnit:
         shot: id of the shot whose frames it needs; empty where it needs none.
         frames: numbers of these frames in the shot; None for all.
         text: the caption that is encoded.
+        orders: the same caption with its tags in other orders, which training draws from.
         detail: what else is to be known to make it, in the family's words; part of the cell's key.
     """
 
@@ -84,6 +85,7 @@ class EncodeUnit:
     shot: str = ""
     frames: tuple[int, ...] | None = None
     text: str = ""
+    orders: tuple[str, ...] = ()
     detail: str = ""
 
     def frames_of(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -68,6 +68,8 @@ class EasyAnimateConditioning(Section):
     """Mode `both_ends` keeps the first and the last k frames: the values of k, one cell each."""
     pixel_draws: Positive
     """Masks drawn for each window and each of the remaining modes; training picks one of these cells."""
+    mask_seed: int
+    """Another seed draws other masks, and other noise on what is given."""
     fresh_masks: bool
     """Draw these masks anew in every step, as the original does: under train.latents: live only, since a mask that no
     cell holds needs the VAE."""

@@ -20,11 +20,10 @@ from framelora.dataset.checks import (
     check_source,
     check_text,
 )
-from framelora.dataset.prompts import draw_dropout, draw_variant, full_text, tag_variants
+from framelora.dataset.prompts import full_text, tag_variants
 from framelora.dataset.rules import ORDER, RULES, Finding, judge
 from framelora.dataset.sources import Source
 from framelora.dataset.tokens import WORDS, text_length
-from framelora.digest import draw_seed
 from framelora.media.buckets import allowed_sizes, budget_buckets
 from framelora.media.probe import Facts
 from framelora.params import load_params
@@ -187,16 +186,9 @@ def test_variants_are_orders_of_the_same_tags(tags: list[str], count: int, keep:
         assert sorted(variant.split(", ")) == sorted(tags)
 
 
-def test_variants_differ_by_seed_and_draws_have_their_rate() -> None:
+def test_orders_differ_by_seed() -> None:
     text = ", ".join("abcdefghij")
     assert len({variant for seed in range(3) for variant in tag_variants(text, count=4, keep=1, seed=seed)}) > 8
-    seeds = [draw_seed(42, "item", number) for number in range(4000)]
-    dropped = [draw_dropout(seed, 0.1) for seed in seeds]
-    assert abs(sum(dropped) / 4000 - 0.1) < 4 * (0.09 / 4000) ** 0.5
-    assert dropped == [draw_dropout(seed, 0.1) for seed in seeds]
-    assert not any(draw_dropout(seed, 0.0) for seed in seeds)
-    counts = [sum(draw_variant(seed, 3) == place for seed in seeds) for place in range(3)]
-    assert all(abs(count / 4000 - 1 / 3) < 0.03 for count in counts)
 
 
 # buckets of a budget

@@ -25,7 +25,7 @@ from framelora.schema.easyanimate import EasyAnimate
 from framelora.training.live import LiveReader
 
 WINDOW = Window("p", "c", "window", "s", 2, "s", 10, 9, 48, 32)
-CAPTIONS = {"c": "a bird sits"}
+CAPTIONS = {"c": ["a bird sits"]}
 CPU = torch.device("cpu")
 Cells = dict[tuple[str, str], dict[str, Tensor]]
 
@@ -345,9 +345,9 @@ class TestClips:
         windows: dict[Purpose, list[Window]] = {"train": [WINDOW]}
         params = with_params({"conditioning.flips": True})
         with pytest.raises(ValueError, match=r"conditioning\.flips"):
-            units.plan_units(pd.DataFrame(), windows, {"c": caption}, base, params)
-        units.plan_units(pd.DataFrame(), windows, {"c": "a bright bird, upright"}, base, params)
-        units.plan_units(pd.DataFrame(), {"render": [WINDOW]}, {"c": caption}, base, params)
+            units.plan_units(pd.DataFrame(), windows, {"c": [caption]}, base, params)
+        units.plan_units(pd.DataFrame(), windows, {"c": ["a bright bird, upright"]}, base, params)
+        units.plan_units(pd.DataFrame(), {"render": [WINDOW]}, {"c": [caption]}, base, params)
 
     def test_renders_are_compared_with_the_moving_clip_whatever_is_trained(self, base: Path) -> None:
         params = with_params({"conditioning.static_clips": "middle_frame"})
@@ -359,6 +359,47 @@ class TestClips:
         texts = {unit.unit: unit.text for unit in plan(base, params, "train") if unit.kind == "text"}
         assert texts == {"": "", "negative": "still", "c": "a bird sits"}
         assert ("text", "") in units.units_of(WINDOW, "train", base, params)
+
+    def test_training_draws_from_all_orders_of_a_captions_tags(self, base: Path, frames: NDArray[np.uint8]) -> None:
+        orders = ["a, bird, tree", "a, tree, bird", "a, bird, tree", "bird, tree, a"]
+        params = with_params({})
+        planned = {
+            purpose: units.plan_units(pd.DataFrame(), {purpose: [WINDOW]}, {"c": orders}, base, params)
+            for purpose in ("train", "render")
+        }
+        unit = next(unit for unit in planned["train"] if unit.unit == "c")
+        assert (unit.text, unit.orders) == (orders[0], (orders[1], orders[3]))
+        assert next(unit for unit in planned["render"] if unit.unit == "c").orders == ()  # as written
+        encoder = encode.Encoder(base, params, CPU)
+        cells = {
+            (one.kind, one.unit): encoder.encode(one, frames[list(one.frames or ())] if one.shot else None)
+            for one in planned["train"]
+        }
+        single = [
+            encoder.encode(EncodeUnit("text", "c", text=text), None)["embeds"].numpy().tobytes()
+            for text in (orders[0], orders[1], orders[3])
+        ]
+        read = [loss.read_window(WINDOW, reader(cells), base, params, seed)["text"] for seed in range(300)]
+        counts = [sum(embeds.numpy().tobytes() == one for embeds in read) for one in single]
+        assert sum(counts) == 300
+        assert min(counts) > 70
+        assert units.unit_bytes(unit, (0, 0, 0), base, params) == sum(t.nbytes for t in cells["text", "c"].values())
+
+    def test_another_seed_draws_another_bank(self, inpaint_base: Path, frames: NDArray[np.uint8]) -> None:
+        modes = {"conditioning.mask_modes": only("pixels", "first_frames")}
+        banks = []
+        for seed in (0, 0, 1):
+            params = with_params({**modes, "conditioning.mask_seed": seed})
+            cells = fill(inpaint_base, params, frames, "train")
+            banks.append([cells[key]["masked"] for key in sorted(cells) if key[0] == "masked" and "pixels" in key[1]])
+        assert all(torch.equal(one, other) for one, other in zip(banks[0], banks[1], strict=True))
+        assert not any(torch.equal(one, other) for one, other in zip(banks[0], banks[2], strict=True))
+        keys = [
+            {unit.kind: str(units.unit_inputs(unit, with_params({"conditioning.mask_seed": seed}))) for unit in
+             plan(inpaint_base, with_params(modes), "train")}
+            for seed in (0, 1)
+        ]  # fmt: skip
+        assert {kind for kind in keys[0] if keys[0][kind] != keys[1][kind]} == {"masked"}
 
     def test_vae_latents_depend_on_the_frames_before(self, base: Path, frames: NDArray[np.uint8]) -> None:
         """Why a clip is encoded as a whole: the same frames inside another clip have other latents."""

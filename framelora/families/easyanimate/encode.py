@@ -71,9 +71,10 @@ class Encoder:
             rows: all of them: clips and captions are encoded whole.
 
         Returns:
-            For `text`: `embeds` `[L, D]`. For `latents`: `mean` and `std` `[C, f, h, w]` of the VAE's posterior. For
-            `masked`: `masked` `[1 + C, f, h, w]`: what is kept (1) and masked (0) on the grid of latents, and the mode
-            of the masked clip's posterior. Nothing is multiplied by the scaling factor.
+            For `text`: `embeds` `[L, D]`, and `orders` `[V, L, D]` of the same tags in other orders, if any. For
+            `latents`: `mean` and `std` `[C, f, h, w]` of the VAE's posterior. For `masked`: `masked` `[1 + C, f, h, w]`:
+            what is kept (1) and masked (0) on the grid of latents, and the mode of the masked clip's posterior. Nothing
+            is multiplied by the scaling factor.
 
         Raises:
             ValueError: a caption is too long for the encoder.
@@ -87,7 +88,8 @@ class Encoder:
             frames = np.ascontiguousarray(frames[:, :, ::-1]) if FLIPPED in parts else frames
         if unit.kind == "text":
             truncate = self.params.encode.long_captions == "truncate"
-            tensors = {"embeds": self.text_encoder.embed(unit.text, truncate=truncate)}
+            embeds = [self.text_encoder.embed(text, truncate=truncate) for text in (unit.text, *unit.orders)]
+            tensors = {"embeds": embeds[0]} | ({"orders": torch.stack(embeds[1:])} if unit.orders else {})
             self.notes += self.text_encoder.cut
             self.text_encoder.cut.clear()
         elif unit.kind == "latents":
@@ -102,7 +104,7 @@ class Encoder:
     def masked(self, unit: EncodeUnit, frames: NDArray[np.uint8] | None) -> Tensor:
         """Mask a clip and encode what is left of it: `[1 + C, f, h, w]`. Masked pixels are -1, as in EasyAnimate.
 
-        The noise on kept pixels and the mask itself are functions of the frames and of the unit's detail.
+        The noise on kept pixels and the mask itself are functions of `mask_seed`, the frames and the unit's detail.
         """
         if frames is None:
             num_frames, height, width = (int(side) for side in unit.detail.split("/")[1].split("x"))
@@ -112,7 +114,7 @@ class Encoder:
             count, mode, number, *others = unit.detail.split("/")
             if len(frames) < int(count):
                 frames = np.repeat(frames, int(count), axis=0)  # a static clip
-            seed = draw_seed("mask", sha256(frames.tobytes()), mode, number)
+            seed = draw_seed("mask", self.params.conditioning.mask_seed, sha256(frames.tobytes()), mode, number)
             mask = draw_mask(mode, int(number), frames.shape[:3], np.random.default_rng(seed))
             kept = torch.from_numpy(mask == 0)[None, None]
             clip = torch.where(kept, to_clip(frames), -1.0)

@@ -55,7 +55,7 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
         base: folder of the base model.
         params: the family's parameters.
         seed: decides whether the mirrored copy is read where there is one (every second time), and on an inpaint base
-            which masked video of the bank.
+            which masked video of the bank; and which order of the caption's tags.
 
     Returns:
         `mean` and `std` `[C, f, h, w]`: posterior of the clip's latents, of a static clip its one frame's repeated;
@@ -70,7 +70,7 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
     if static:
         frames = spec.latent_frames(window.num_frames)
         item = {name: tensor.expand(-1, frames, -1, -1) for name, tensor in item.items()}
-    item |= {"text": read("text", window.content_id)["embeds"], "empty": read("text", EMPTY)["embeds"]}
+    item |= {"text": draw_order(seed, read("text", window.content_id)), "empty": read("text", EMPTY)["embeds"]}
     if spec.inpaint:
         bank = mask_bank(params.conditioning, window.num_frames)
         mode, detail = bank[draw_masked(seed, bank, params).place]
@@ -78,6 +78,12 @@ def read_window(window: Window, read: ReadUnit, base: Path, params: EasyAnimate,
             detail = f"{mode}/{draw_seed(seed, 'easyanimate', 'fresh mask')}"
         item["masked"] = read(*masked_unit(window, static, detail, flipped))["masked"]
     return {name: tensor.float() for name, tensor in item.items()}
+
+
+def draw_order(seed: int, caption: dict[str, Tensor]) -> Tensor:
+    """Embedding of an item's caption `[L, D]`: of all orders of its tags, each as often as the others."""
+    orders = [caption["embeds"], *caption.get("orders", [])]
+    return orders[draw_seed(seed, "easyanimate", "order") % len(orders)]
 
 
 def draw_flipped(seed: int) -> bool:

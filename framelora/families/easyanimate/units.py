@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +203,7 @@ def units_of(window: Window, purpose: Purpose, base: Path, params: EasyAnimate) 
 def plan_units(
     shots: pd.DataFrame,
     windows: Mapping[Purpose, Iterable[Window]],
-    captions: Mapping[str, str],
+    captions: Mapping[str, Sequence[str]],
     base: Path,
     params: EasyAnimate,
 ) -> list[EncodeUnit]:
@@ -212,7 +212,8 @@ def plan_units(
     Args:
         shots: table of `dataset.pairs.SHOTS_SCHEMA`.
         windows: windows, by what they are for.
-        captions: text of each content; a content without has the empty caption.
+        captions: texts of each content, as written first, then in other orders, which training draws from; a content
+            without has the empty caption.
         base: folder of the base model.
         params: the family's parameters.
 
@@ -226,8 +227,9 @@ def plan_units(
     for purpose, window in [(purpose, window) for purpose, some in windows.items() for window in some]:
         static = is_static(window, purpose, params)
         frames = clip_frames(window, static)
-        text = captions.get(window.content_id, "")
-        units.add(EncodeUnit("text", window.content_id, text=text))
+        text, *orders = captions.get(window.content_id) or [""]
+        others = tuple(order for order in dict.fromkeys(orders) if order != text) if purpose == "train" else ()
+        units.add(EncodeUnit("text", window.content_id, text=text, orders=others))
         for flipped in copies(purpose, params):
             if flipped and (side := re.search(r"\b(left|right)\b", text, re.IGNORECASE)):
                 raise ValueError(
@@ -253,7 +255,8 @@ def unit_inputs(unit: EncodeUnit, params: EasyAnimate) -> dict[str, Any]:
     if unit.kind == "text":
         length = [params.encode.max_sequence_length, params.encode.long_captions]
         return {"dtype": params.encode.dtype, "length": length}
-    return {"dtype": params.encode.dtype}
+    seed = {"mask_seed": params.conditioning.mask_seed} if unit.kind == "masked" else {}
+    return {"dtype": params.encode.dtype, **seed}
 
 
 def unit_bytes(unit: EncodeUnit, frames: tuple[int, int, int], base: Path, params: EasyAnimate) -> int:
@@ -270,7 +273,7 @@ def unit_bytes(unit: EncodeUnit, frames: tuple[int, int, int], base: Path, param
         width = json.loads((base / "transformer/config.json").read_text()).get("text_embed_dim", 3584)
         encoder = json.loads((base / "text_encoder/config.json").read_text())
         longest = encoder.get("max_position_embeddings") or params.encode.max_sequence_length
-        return int(min(params.encode.max_sequence_length, longest) * width * size)
+        return int((1 + len(unit.orders)) * min(params.encode.max_sequence_length, longest) * width * size)
     count, *sides = frames
     parts = unit.detail.split("/")
     if parts[0] == ALL_MASKED:
@@ -320,8 +323,7 @@ def render_inputs(params: EasyAnimate, scheduler: None = None) -> list[dict[str,
     """Parameters that change a render's bytes."""
     # Where weights lie changes nothing; how they are held does.
     render = params.render.model_dump(exclude={"memory_mode"})
-    told = params.conditioning.model_dump(exclude={"flips", "train_sizes", "fresh_masks"})
-    return [told, render | {"qfloat8": "qfloat8" in params.render.memory_mode}]
+    return [render | {"qfloat8": "qfloat8" in params.render.memory_mode}]
 
 
 def steering_inputs(params: EasyAnimate) -> dict[str, Any]:

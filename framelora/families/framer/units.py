@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def units_of(window: Window, purpose: Purpose, base: Path, params: Framer) -> li
 def plan_units(
     shots: pd.DataFrame,
     windows: Mapping[Purpose, Iterable[Window]],
-    captions: Mapping[str, str],
+    captions: Mapping[str, Sequence[str]],
     base: Path,
     params: Framer,
 ) -> list[EncodeUnit]:
