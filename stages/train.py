@@ -38,6 +38,7 @@ from framelora.dataset.tables import (
     read_windows,
     with_given_tracks,
 )
+from framelora.digest import canonical_json, sha256
 from framelora.families.base import ReadUnit
 from framelora.media.lossless import decode_frames
 from framelora.params import Params, load_params
@@ -226,13 +227,20 @@ class Run:
             warn(f"train: going on from step {start.step}")
         elif start is None:
             start = self.resumed
-        lineage = {
+        logs = repository_root() / "logs" / self.final.key[:12]
+        Session(self.params, self.family, self.base, logs).train(self.items, checkpoints, start, self.lineage())
+
+    def lineage(self) -> dict[str, Any]:
+        """What saved weights tell about their origin: parameters, and digests of what else they came of."""
+        inputs = self.final.inputs
+        return {
             "cell": self.final.key,
-            **{name: self.final.inputs[name] for name in ("base", "adapter", "versions")},
+            "data": sha256(canonical_json([inputs["windows"], inputs["latents"], inputs["start"]]).encode()),
+            "source": sha256(canonical_json(inputs["code"]).encode()),
+            "model": {"family": self.params.model.family, **inputs["family"]},
+            **{name: inputs[name] for name in ("base", "adapter", "train", "versions")},
             **({"pseudo_middles": self.pseudo} if self.pseudo else {}),
         }
-        logs = repository_root() / "logs" / self.final.key[:12]
-        Session(self.params, self.family, self.base, logs).train(self.items, checkpoints, start, lineage)
 
     def publish(self) -> None:
         """Write the outs from the run's cells."""

@@ -13,11 +13,18 @@ from pathlib import Path
 
 import diffusers
 import pytest
+import torch
 import transformers
 from conftest import Project
 from safetensors import safe_open
 
+from framelora.base_model import fingerprint
+from framelora.dataset.tables import read_windows
+from framelora.digest import canonical_json, sha256
 from framelora.families.base import ALL_ROWS
+from framelora.files import read_table
+from framelora.params import load_params
+from framelora.source import source_digest
 from framelora.training.live import LiveReader
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train")]
@@ -75,6 +82,23 @@ def test_the_adapter_is_a_peft_folder_that_learned_and_names_its_cell(encoded: P
         moved = [name for name in file.keys() if "lora_B" in name and file.get_tensor(name).abs().max() > 0]  # noqa: SIM118
     assert moved
     assert lineage["cell"] == json.loads((encoded.root / "reports/train/run.json").read_text())["cell"]
+    params = load_params(encoded.root / "params.yaml")
+    assert lineage["train"]["learning_rate"] == params.train.learning_rate
+    assert lineage["adapter"]["rank"] == params.adapter.rank
+    assert (lineage["model"]["family"], lineage["model"]["objective"]["sigma_log_mean"]) == ("framer", 1.5)
+    assert lineage["trained_steps"] == params.train.max_train_steps
+    assert lineage["base"] == fingerprint(encoded.root / params.model.base)
+    assert lineage["versions"]["torch"] == torch.__version__
+    windows, latents = {}, {}
+    for split in ("train", "val"):
+        windows[split] = [
+            vars(window) for window in read_windows(encoded.root / f"data/pairs_{split}.parquet", ["window"])
+        ]
+        rows = read_table(encoded.root / f"data/latents_{split}.parquet").itertuples()
+        latents[split] = sorted([row.kind, row.unit, row.digest] for row in rows)
+    assert lineage["data"] == sha256(canonical_json([windows, latents, [None, None]]).encode())
+    code = [source_digest(f"framelora.{name}") for name in ("training.loop", "adapters.lora", "families.framer.loss")]
+    assert lineage["source"] == sha256(canonical_json(code).encode())
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["peft_type"], config["lora_dropout"]) == ("LORA", 0.1)
 

@@ -72,9 +72,9 @@ class Encoder:
 
         Returns:
             For `text`: `embeds` `[L, D]`, and `orders` `[V, L, D]` of the same tags in other orders, if any. For
-            `latents`: `mean` and `std` `[C, f, h, w]` of the VAE's posterior. For `masked`: `masked` `[1 + C, f, h, w]`:
-            what is kept (1) and masked (0) on the grid of latents, and the mode of the masked clip's posterior. Nothing
-            is multiplied by the scaling factor.
+            `latents`: `mean` and `std` `[C, f, h, w]` of the VAE's posterior. For `masked`: `masked`
+            `[1 + C, f, h, w]`: what is kept (1) and masked (0) on the grid of latents, and the mode of the masked
+            clip's posterior. Nothing is multiplied by the scaling factor.
 
         Raises:
             ValueError: a caption is too long for the encoder.
