@@ -62,7 +62,13 @@ def main(
     known_columns(filters, set(MEASURES) | set(table.column))
     check_columns(params, set(table.column))
 
-    rows: Rows = cut_pairs(shots, num_frames=params.num_frames, stride=params.stride, image_frames=params.image_frames)
+    rows: Rows = cut_pairs(
+        shots,
+        num_frames=params.num_frames,
+        stride=params.stride,
+        image_frames=params.image_frames,
+        stills=params.short_shots == "still",
+    )
     measure(rows, shots.set_index("shot")[["content_id", "cell", "digest"]].to_dict("index"), params)
     kept, dropped = apply_filters(rows, filters, columns)
     splits: dict[str, Rows] = {split: [] for split in SPLITS}
@@ -92,7 +98,8 @@ def main(
         say(f"pair: {len(made)} of these windows are image pairs with pseudo middles ({params.pseudo_middles})")
     short = shots[(shots.kind == "video") & (shots.num_frames < params.num_frames)]
     if len(short):
-        say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give no window")
+        gives = "no window" if params.short_shots == "drop" else "their middle frame"
+        say(f"pair: {len(short)} shots are shorter than pair.num_frames ({params.num_frames}) and give {gives}")
     for text, number in Counter(row["filter"] for row in dropped).items():
         what = "are of shots that nearly show what is held out" if text == LEAK else f"do not meet {text!r}"
         say(f"pair: {number} of {len(rows)} {what}: reports/pairs/dropped.csv")
@@ -100,6 +107,8 @@ def main(
     report(dropped, leaks, rows)
     if params.pseudo_middles != "off":  # pairs are dealt like clips; those of test are scored on their ends
         windows["test"] = splits["test"]
+    for split in ("train", "val"):  # where there are images, the family learns from them
+        windows[split] = [row for row in splits[split] if row["kind"] != "image_pair"]
     check_splits(windows, params, columns)
     files.write_table(Path("data/pseudo.parquet"), pseudo, SHOTS_SCHEMA)
     for split in SPLITS:
@@ -295,23 +304,33 @@ def check_splits(windows: dict[str, Rows], params: Pair, columns: Columns) -> No
             "add longer clips, lower pair.num_frames, or raise extract.fps (image pairs have no middles to learn from; "
             "pair.pseudo_middles makes some)"
         )
-    content_ids = sorted({str(row["content_id"]) for rows in windows.values() for row in rows})
+    contents = sorted({(str(row["content_id"]), row["kind"] == "image") for rows in windows.values() for row in rows})
     wanted = {"train": 1.0, "val": params.val_fraction, "test": params.test_fraction}
     for split, fraction in wanted.items():
         if fraction and not windows[split]:
-            seed = next((seed for seed in range(10_000) if fills_all(content_ids, params, columns, seed)), None)
+            seed = next((seed for seed in range(10_000) if fills_all(contents, params, columns, seed)), None)
             advice = (
                 f"set pair.split_seed to {seed}"
                 if seed is not None
                 else "add clips, or set pair.val_fraction or pair.test_fraction to 0"
             )
-            raise UserError(f"no window of {len(content_ids)} clips fell into {split}: {advice}")
+            what = "clips" if not any(image for _, image in contents) else "clips and images"
+            raise UserError(f"no window of {len(contents)} {what} fell into {split}: {advice}")
 
 
-def fills_all(content_ids: list[str], params: Pair, columns: Columns, seed: int) -> bool:
-    """Whether a seed deals sources to every split that is asked for."""
+def fills_all(contents: list[tuple[str, bool]], params: Pair, columns: Columns, seed: int) -> bool:
+    """Whether a seed deals sources to every split that is asked for.
+
+    Args:
+        contents: id of each, and whether it is a single image, which is learned from and not rendered.
+        params, columns: as in `place`.
+        seed: tried in the place of `split_seed`.
+    """
     trial = params.model_copy(update={"split_seed": seed})
-    dealt = {place(content_id, trial, columns) for content_id in content_ids}
+    dealt = set()
+    for content_id, image in contents:
+        split = place(content_id, trial, columns)
+        dealt |= set() if image and split == "test" else {split}
     asked = {"train"} | ({"val"} if params.val_fraction else set()) | ({"test"} if params.test_fraction else set())
     return dealt >= asked
 

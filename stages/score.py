@@ -24,7 +24,7 @@ from framelora.cells.store import Cell, Store, open_store
 from framelora.compute import configure_torch
 from framelora.console import UserError, command, say
 from framelora.digest import canonical_json
-from framelora.evaluation.catalogue import PER_SAMPLE, PER_SET
+from framelora.evaluation.catalogue import ENDS, PER_SAMPLE, PER_SET
 from framelora.evaluation.limits import FEWEST, SMALLEST_SIDE
 from framelora.evaluation.totals import columns_of, extremes, flat_metrics, total_table
 from framelora.files import column, file_digest
@@ -62,9 +62,14 @@ class Scoring:
             "versions": versions(*PACKAGES),
         }
 
+    def names_of(self, row: Any) -> list[str]:
+        """The metrics of a row: of the truth itself, those that look at a clip alone."""
+        return [name for name in self.names if row.method != "truth" or PER_SAMPLE[name].alone]
+
     def cell(self, row: Any) -> Cell:
         """The cell of a row of the index."""
-        inputs = {"frames": row.digest, "truth": self.truths.loc[row.pair].digest, "kind": row.kind, **self.shared}
+        of_truth = {"metrics": self.names_of(row), "kind": "truth"} if row.method == "truth" else {"kind": row.kind}
+        inputs = {"frames": row.digest, "truth": self.truths.loc[row.pair].digest, **self.shared, **of_truth}
         return Cell("score/sample", row.pair, inputs)
 
     def prepare(self) -> None:
@@ -77,14 +82,15 @@ class Scoring:
         from framelora.evaluation.measures import measure
 
         truth = self.truths.loc[row.pair]
-        return canonical_json(
-            measure(
-                self.frames(row.cell_kind, row.cell),
-                self.frames(truth.cell_kind, truth.cell),
-                self.names,
-                middles=row.kind == "window",
-            )
-        ).encode()
+        found = measure(
+            self.frames(row.cell_kind, row.cell),
+            self.frames(truth.cell_kind, truth.cell),
+            self.names_of(row),
+            middles=row.kind == "window",
+        )
+        if row.method == "truth":  # its ends are its ends
+            del found[ENDS.name]
+        return canonical_json(found).encode()
 
     def frames(self, kind: str, key: str) -> Any:
         """Rendered frames, `[F, H, W, 3]`."""
@@ -108,6 +114,10 @@ class NetworkScoring:
             "packing": source_digest("framelora.media.lossless"),
             "versions": versions("numpy", "torch", "transformers"),
         }
+
+    def names_of(self, _row: Any) -> list[str]:
+        """The metrics of a row: this one looks at a clip alone."""
+        return [self.name]
 
     def cell(self, row: Any) -> Cell:
         """The cell of a row of the index."""
@@ -141,8 +151,9 @@ def main() -> None:
     networks = [NetworkScoring(name, path, params.extract.fps, scoring) for name, path in given.items()]
     work: list[tuple[Any, Cell, Scoring | NetworkScoring]] = [
         (row, measures.cell(row), measures)
-        for row in index[index.method != "truth"].itertuples()
+        for row in index.itertuples()
         for measures in (scoring, *(networks if row.kind == "window" else ()))
+        if row.method != "truth" or (row.kind == "window" and measures.names_of(row))
     ]
     work_of = {cell.key: (row, measures) for row, cell, measures in work}
 
@@ -202,7 +213,7 @@ def weights_digest(path: Path) -> dict[str, str]:
 
 def too_small(samples: pd.DataFrame, names: Iterable[str]) -> dict[str, str]:
     """Metrics that some windows are too small for, with the reason."""
-    windows = samples[samples.kind == "window"]
+    windows = samples[(samples.kind == "window") & (samples.method != "truth")]
     notes = {}
     for name in names:
         missing, pairs = windows[windows[name].isna()].pair.nunique(), windows.pair.nunique()

@@ -62,7 +62,9 @@ def split_of(content_id: str, *, seed: int, val_fraction: float, test_fraction: 
     return "val" if share < test_fraction + val_fraction else "train"
 
 
-def cut_pairs(shots: pd.DataFrame, *, num_frames: int, stride: int, image_frames: int = 1) -> list[dict[str, object]]:
+def cut_pairs(
+    shots: pd.DataFrame, *, num_frames: int, stride: int, image_frames: int = 1, stills: bool = False
+) -> list[dict[str, object]]:
     """Cut every shot into windows, and join the two images of each pair.
 
     Args:
@@ -70,16 +72,20 @@ def cut_pairs(shots: pd.DataFrame, *, num_frames: int, stride: int, image_frames
         num_frames: frames of a window, both ends included.
         stride: frames from the start of a window to the start of the next.
         image_frames: frames of the clip that a single image makes, held still.
+        stills: whether a shot that is shorter than a window gives its middle frame as a single image.
 
     Returns:
-        Rows of `PAIRS_SCHEMA` without measures, sorted by id. Shots shorter than a window give none; a single image is
-        a window whose first and last frame are one.
+        Rows of `PAIRS_SCHEMA` without measures, sorted by id. Other shots that are shorter than a window give none; a
+        single image is a window whose first and last frame are one.
     """
     rows: list[dict[str, object]] = []
     for shot in shots[shots.kind == "video"].itertuples():
         for first in range(0, shot.num_frames - num_frames + 1, stride):
             name = f"{shot.shot}-{first:05d}-{num_frames}"
             rows.append(pair_row(name, "window", (shot, first), (shot, first + num_frames - 1), num_frames))
+        if stills and shot.num_frames < num_frames:
+            middle = (shot, (shot.num_frames - 1) // 2)
+            rows.append(pair_row(f"{shot.shot}-{middle[1]:05d}-{image_frames}", "image", middle, middle, image_frames))
     for shot in shots[shots.kind == "image"].itertuples():
         rows.append(pair_row(f"{shot.shot}-{image_frames}", "image", (shot, 0), (shot, 0), image_frames))
     for content_id, images in shots[shots.kind == "image_pair"].groupby("content_id", sort=True):

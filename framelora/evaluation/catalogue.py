@@ -18,6 +18,8 @@ class Metric:
     about: str
     has_mid: bool = True
     """Whether it is also given for the frame in the middle alone, as NAME_mid."""
+    alone: bool = False
+    """Whether it looks at the clip alone, so that the truth has it too."""
     needs_weights: bool = False
     """Whether it needs a network, by the path in `score.NAME_weights`."""
 
@@ -56,6 +58,7 @@ PER_SAMPLE = {
             2,
             "change from frame to frame that motion does not explain, in 8-bit levels; looks at no truth",
             has_mid=False,
+            alone=True,
         ),
         Metric(
             "flicker",
@@ -65,6 +68,7 @@ PER_SAMPLE = {
             2,
             "change from frame to frame, motion included, in 8-bit levels; looks at no truth",
             has_mid=False,
+            alone=True,
         ),
         Metric(
             "neighbour_ssim",
@@ -74,6 +78,7 @@ PER_SAMPLE = {
             3,
             "structural similarity of neighbouring frames; looks at no truth",
             has_mid=False,
+            alone=True,
         ),
         Metric(
             "first_ssim",
@@ -83,6 +88,7 @@ PER_SAMPLE = {
             3,
             "structural similarity of each frame to the clip's first; looks at no truth",
             has_mid=False,
+            alone=True,
         ),
         Metric(
             "flow_magnitude",
@@ -92,6 +98,7 @@ PER_SAMPLE = {
             2,
             "length of the optical flow from frame to frame: how much moves; looks at no truth",
             has_mid=False,
+            alone=True,
         ),
         Metric(
             "subject_consistency",
@@ -101,6 +108,7 @@ PER_SAMPLE = {
             4,
             "likeness of the frames to each other in DINO's features, as VBench has it; looks at no truth",
             has_mid=False,
+            alone=True,
             needs_weights=True,
         ),
         Metric(
@@ -111,6 +119,7 @@ PER_SAMPLE = {
             4,
             "likeness of the frames to each other in CLIP's features, as VBench has it; looks at no truth",
             has_mid=False,
+            alone=True,
             needs_weights=True,
         ),
         Metric(
@@ -121,6 +130,7 @@ PER_SAMPLE = {
             4,
             "how near every second frame is to AMT's interpolation, as VBench has it; looks at no truth",
             has_mid=False,
+            alone=True,
             needs_weights=True,
         ),
         Metric(
@@ -131,6 +141,7 @@ PER_SAMPLE = {
             3,
             "share of the clips that move by RAFT's flow, as VBench has it; looks at no truth",
             has_mid=False,
+            alone=True,
             needs_weights=True,
         ),
     )

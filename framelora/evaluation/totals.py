@@ -65,7 +65,7 @@ def total_table(samples: pd.DataFrame, names: Sequence[str], *, bootstrap: int, 
 def flat_metrics(samples: pd.DataFrame, totals: pd.DataFrame) -> dict[str, float]:
     """The content of reports/metrics.json: `METRIC_METHOD`, and `METRIC_gain_ADAPTER` with `_low` and `_high`.
 
-    Where `flow_magnitude` is measured, `dynamics_ADAPTER` is its share of the base's. Also `windows` and
+    Where `flow_magnitude` is measured, `dynamics_METHOD` is its share of the base's. Also `windows` and
     `image_pairs`, the numbers of test samples. docs/metrics.md explains every key.
     """
     counts = samples.groupby("kind").pair.nunique()
@@ -78,9 +78,10 @@ def flat_metrics(samples: pd.DataFrame, totals: pd.DataFrame) -> dict[str, float
         if row.method.startswith(ADAPTED) and row.metric != ENDS.name:
             for ending, value in (("", row.gain), ("_low", row.gain_low), ("_high", row.gain_high)):
                 found[f"{row.metric}_gain_{row.method}{ending}"] = round(float(value), 5)
-    moved = {method: found.get(f"flow_magnitude_{method}", 0.0) for method in totals.method.unique()}
+    measured = totals[totals.metric == "flow_magnitude"].method
+    moved = {method: found[f"flow_magnitude_{method}"] for method in measured}
     for method, flow in moved.items():
-        if method.startswith(ADAPTED) and moved.get("base"):
+        if method != "base" and moved.get("base"):
             found[f"dynamics_{method}"] = round(flow / moved["base"], 5)
     return found
 

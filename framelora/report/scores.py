@@ -168,13 +168,18 @@ def dynamics_charts(metrics: Mapping[str, float]) -> list[Chart]:
     line = [name for name in ("base", *adapters_of(metrics)) if f"warp_error_{name}" in metrics]
     if not metrics.get("flow_magnitude_base") or len(line) < 2:
         return []
-    points = {name: (metrics.get(f"dynamics_{name}", 1.0), metrics[f"warp_error_{name}"]) for name in line}
+    beside = {"truth": "the true clip", "still": "a clip that stands still", "hold_first": "the first frame held"}
+    beside = {name: label for name, label in beside.items() if f"warp_error_{name}" in metrics}
+    points = {name: (metrics.get(f"dynamics_{name}", 1.0), metrics[f"warp_error_{name}"]) for name in (*line, *beside)}
     chart = draw(
         "Warp error against motion",
         "Warp error in levels, and motion as a share of the base's: "
         + ", ".join(f"{name} {error:.2f} at {100 * moved:.0f} %" for name, (moved, error) in points.items()),
         "motion, share of the base's",
         "warp error, levels",
-        {("strong dots", "base, then rising weights"): list(points.values())},
+        {
+            ("strong dots", "base, then rising weights"): [points[name] for name in line],
+            **{(f"line{number} dots", label): [points[name]] for number, (name, label) in enumerate(beside.items(), 1)},
+        },
     )
     return [chart] if chart else []

@@ -115,6 +115,9 @@ class Pair(Section):
     """Frames from the start of one window to the start of the next."""
     image_frames: Positive
     """Frames of the clip that a single image makes: 1, a picture; more, the picture held still (a static clip)."""
+    short_shots: Literal["drop", "still"]
+    """What a shot of fewer than `num_frames` frames gives: nothing, or its middle frame, as a single image's
+    (`image_frames`), for families that learn from images: UFO needs no more of a clip."""
     val_fraction: Fraction
     """Share of the sources held out for the validation loss."""
     test_fraction: Fraction

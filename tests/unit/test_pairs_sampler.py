@@ -185,7 +185,7 @@ def test_adding_sources_moves_no_other(project: Path) -> None:
 
 
 REST = {"split_column": None, "group_column": None, "filters": [], "pseudo_middles": "off"}
-REST |= {"image_frames": 1, "leak_bits": 3, "leaks": "report"}
+REST |= {"image_frames": 1, "short_shots": "drop", "leak_bits": 3, "leaks": "report"}
 SETTINGS = Pair(num_frames=5, stride=3, split_seed=0, **FRACTIONS, **REST)
 
 
@@ -221,6 +221,26 @@ def test_a_single_image_is_a_window_of_one_frame_and_follows_its_split(project: 
         assert set(images.num_frames) <= {1}
         assert images.motion.isna().all()
         assert images.sharpness.notna().all()
+
+
+def test_short_shots_give_their_middle_frame_where_stills_are_learned_from(project: Path) -> None:
+    shots = table([shot("a-000", 9), shot("b-000", 4), shot("c-000", 1)])
+    rows = cut_pairs(shots, num_frames=5, stride=3, image_frames=9, stills=True)
+    assert [row["pair"] for row in rows if row["kind"] == "window"] == ["a-000-00000-5", "a-000-00003-5"]
+    stills = [(row["pair"], row["start_frame"], row["end_frame"], row["num_frames"]) for row in rows if
+              row["kind"] == "image"]  # fmt: skip
+    assert stills == [("b-000-00001-9", 1, 1, 9), ("c-000-00000-9", 0, 0, 9)]
+    assert len(cut_pairs(shots, num_frames=5, stride=3, image_frames=9)) == 2
+
+
+def test_a_folder_of_images_alone_is_learned_from(project: Path) -> None:
+    images = [shot(f"{name}-image", 1, "image") for name in IDS[:20]]
+    with pytest.raises(UserError, match=r"no window of \d+ clips and images fell into test: add clips, or set .* to 0"):
+        run_stage(images)
+    set_pair(project, test_fraction=0.0)
+    splits = run_stage(images)
+    assert len(splits["train"]) + len(splits["val"]) == 20
+    assert set(splits["train"].kind) == {"image"}
 
 
 def test_windows_carry_their_measures_and_are_measured_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,18 @@ from typer.testing import CliRunner
 from framelora.adapters.lora import add_lora
 from framelora.cli import app
 from framelora.commands.preset import merged
+from framelora.families.base import Window
+from framelora.families.easyanimate.footprint import write_published
+from framelora.families.easyanimate.keys import empty_denoiser
+from framelora.families.easyanimate.networks.transformer import linear_layers
+from framelora.families.easyanimate.units import check_window
 from framelora.families.framer.loss import lora_targets
 from framelora.families.framer.networks.controlnet import TrajectoryControlNet
 from framelora.families.framer.networks.unet import FramerUNet
 from framelora.params import load_params
 
 PRESETS = sorted((REPOSITORY / "presets").glob("*.yaml"))
+EASYANIMATE = [path for path in PRESETS if path.stem.startswith("easyanimate")]
 FRAMER = [path for path in PRESETS if path.stem.startswith("framer")]
 
 
@@ -72,6 +78,30 @@ def test_framers_networks_are_built_at_full_size(path: Path, project: Path) -> N
     assert any(parameter.requires_grad for parameter in steered.parameters())
     for bucket in params.extract.buckets:
         assert all(int(side) % 64 == 0 for side in bucket.split("x"))  # 8 of the VAE, 8 of the UNet
+
+
+@pytest.mark.parametrize("path", EASYANIMATE, ids=lambda path: path.stem)
+def test_easyanimates_network_is_built_at_full_size(path: Path, project: Path) -> None:
+    """Every Linear layer of the published 12B InP transformer is adapted; 3,000 steps, as the guide says."""
+    (project / "params.yaml").write_bytes(merged(REPOSITORY / "params.yaml", path))
+    params = load_params(project / "params.yaml")
+    write_published(project / "base")
+    transformer = empty_denoiser(project / "base")
+    linear = [module for module in transformer.modules() if isinstance(module, torch.nn.Linear)]
+    expected = params.adapter.rank * sum(layer.in_features + layer.out_features for layer in linear)
+    with torch.device("meta"):
+        model = add_lora(transformer, params.adapter, linear_layers(transformer), seed=0)
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == expected
+    assert len(linear) > 48 * 12
+    assert params.train.max_train_steps == 3000
+    for bucket in params.extract.buckets:
+        width, height = map(int, bucket.split("x"))
+        window = Window("p", "c", "window", "s", 0, "s", 0, params.pair.num_frames, width, height)
+        assert check_window(window, project / "base") is None
+    static = "ufo" in path.stem
+    assert (params.easyanimate.conditioning.static_clips == "middle_frame") == static
+    assert (params.pair.short_shots == "still") == static
+    assert static or params.pair.num_frames <= 6 * params.extract.fps  # the guide's clips last 2 to 6 s
 
 
 def test_a_preset_that_does_not_fit_changes_nothing(project: Path) -> None:

@@ -55,7 +55,7 @@ def test_flicker_is_not_explained_by_motion() -> None:
 
 
 def test_the_table_of_a_sample_and_the_share_of_the_bases_motion() -> None:
-    clips = {"base": moving(4), "adapter_0.15": moving(3)}
+    clips = {"base": moving(4), "adapter_0.15": moving(3), "still": moving(0), "truth": moving(2)}
     rows = [
         {"pair": "a-0", "kind": "window", "method": method, **measure(clip, clip, list(BY_CLIP), middles=True)}
         for method, clip in clips.items()
@@ -65,4 +65,7 @@ def test_the_table_of_a_sample_and_the_share_of_the_bases_motion() -> None:
     samples = pd.DataFrame(rows)
     flat = flat_metrics(samples, total_table(samples, list(BY_CLIP), bootstrap=20, seed=0))
     assert flat["dynamics_adapter_0.15"] == pytest.approx(0.75, abs=0.08)
+    assert flat["dynamics_truth"] == pytest.approx(0.5, abs=0.08)
+    assert flat["dynamics_still"] == flat["warp_error_still"] == 0.0
+    assert "dynamics_base" not in flat
     assert flat["warp_error_base"] == pytest.approx(warp_error(clips["base"]), abs=1e-4)
