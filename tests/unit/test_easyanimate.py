@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -537,6 +538,50 @@ class TestMasks:
         assert len({mask.tobytes() for mask in drawn}) > 30
         if mode not in ("block_in_time", "frames"):
             assert all((mask == mask[0]).all() for mask in drawn)
+
+    @pytest.mark.parametrize("mode", ["block", "block_in_time", "pixels", "blocks", "ellipse", "circle", "frames"])
+    def test_each_mode_hides_what_it_is_called(self, mode: str) -> None:
+        masks = [encode.draw_mask(mode, 0, (9, 32, 48), np.random.default_rng(seed)) for seed in range(60)]
+        part_of_the_time = [0 < mask.any(axis=(1, 2)).sum() < 9 for mask in masks]
+        assert any(part_of_the_time) == (mode in ("block_in_time", "frames"))
+        wider = 0
+        for mask in masks:
+            shown = mask.any(axis=(1, 2))
+            if mode == "frames":
+                assert all(frame.all() or not frame.any() for frame in mask)
+                continue
+            picture = mask[shown][0]
+            assert (mask[shown] == picture).all()
+            rows, columns = np.flatnonzero(picture.any(axis=1)), np.flatnonzero(picture.any(axis=0))
+            height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+            if mode.startswith("block_") or mode == "block":
+                assert picture.sum() == height * width
+                assert (8 <= height <= 24, 12 <= width <= 36) == (True, True)
+                assert np.ptp(np.flatnonzero(shown)) + 1 == shown.sum()  # one part of the clip
+            elif mode in ("ellipse", "circle") and 0 < rows[0] < rows[-1] < 31 and 0 < columns[0] < columns[-1] < 47:
+                assert picture.sum() == pytest.approx(np.pi / 4 * height * width, rel=0.25)
+                wider += abs(height - width) > 1
+            elif mode == "blocks":
+                squares = picture.reshape(8, 4, 12, 4).mean(axis=(1, 3))
+                assert set(np.unique(squares)) <= {0.0, 1.0}
+            elif mode == "pixels":
+                assert len(np.unique(picture.reshape(8, 4, 12, 4).mean(axis=(1, 3)))) > 2
+        assert (wider > 0) == (mode == "ellipse")
+
+    def test_what_a_render_is_given_has_the_pipelines_noise_and_training_draws_its_own(
+        self, tmp_path: Path, frames: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base = make_base(tmp_path, in_channels=9)
+        told: dict[str, list[float | None]] = {"train": [], "render": []}
+        real = encode.add_noise
+        for purpose, sigmas in told.items():
+            monkeypatch.setattr(
+                encode, "add_noise", lambda clip, seed, sigma, to=sigmas: (to.append(sigma), real(clip, seed, sigma))[1]
+            )
+            modes = {"conditioning.mask_modes": only("first_frames"), "render.condition": "first_frame"}
+            fill(base, with_params(modes), frames, purpose)
+        default = inspect.signature(EasyAnimateInpaintPipeline.__call__).parameters["noise_aug_strength"].default
+        assert told == {"train": [None], "render": [default]}
 
     def test_modes_are_drawn_by_weight_and_members_evenly(self, inpaint_base: Path) -> None:
         modes = only("all", "first_frames", "pixels") | {"all": 2.0}
