@@ -28,6 +28,7 @@ from framelora.dataset.pairs import SPLITS
 from framelora.dataset.tables import (
     LATENTS_SCHEMA,
     at_train_sizes,
+    check_windows,
     ensure_frames,
     read_captions,
     read_given_tracks,
@@ -62,9 +63,6 @@ def plan(
         "code": source_digest(f"framelora.families.{params.model.family}.encode"),
         "versions": versions(*units.PACKAGES),
     }
-    for window in itertools.chain(*windows.values()):
-        if (problem := units.check_window(window, base)) is not None:
-            raise UserError(f"model.family {params.model.family}: {problem}")
     by_purpose: dict[Purpose, list[Window]] = {
         purpose: [window for split in SPLITS if PURPOSES[split] == purpose for window in windows[split]]
         for purpose in ("train", "render")
@@ -160,7 +158,9 @@ def main(
         raise UserError(problem)
     kinds = {"train": units.TRAIN_KINDS, "render": units.KINDS}
     windows = {split: read_windows(Path(f"data/pairs_{split}.parquet"), kinds[PURPOSES[split]]) for split in SPLITS}
+    check_windows(itertools.chain(*windows.values()), params)
     windows["train"] = at_train_sizes(windows["train"], params)
+    check_windows(windows["train"], params)
     say_what_is_left_out(params.model.family, kinds)
     cells = plan(params, shots, windows, read_captions(), read_given_tracks(), configure_torch().type)
 

@@ -62,6 +62,14 @@ def read_windows(path: Path, kinds: Iterable[str] = ("window", "image_pair")) ->
     return [Window(**row) for row in table.to_dict("records")]
 
 
+def check_windows(windows: Iterable[Window], params: Params) -> None:
+    """Stop where the base can't take a window, or is none. Raises `UserError`."""
+    units, base = load_part(params.model.family, "units"), Path(params.model.base)
+    for window in {(window.width, window.height, window.num_frames): window for window in windows}.values():
+        if (problem := units.check_window(window, base)) is not None:
+            raise UserError(f"model.family {params.model.family}: {problem}")
+
+
 def at_train_sizes(windows: Iterable[Window], params: Params) -> list[Window]:
     """Training windows at every size at which the family is to learn them. Raises `UserError` where one has none."""
     units, base = load_part(params.model.family, "units"), Path(params.model.base)
