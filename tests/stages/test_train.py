@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 import transformers
 from conftest import Project
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from framelora.base_model import fingerprint
 from framelora.dataset.tables import read_windows
@@ -208,3 +210,52 @@ def test_two_runs_of_one_cell_wait_for_each_other(encoded: Project) -> None:
     assert [run.returncode for run in runs] == [0, 0]
     assert sum("train/adapter: 1 cells, 1 computed" in output for output in outputs) == 1, outputs
     assert Path(encoded.root / "models/adapter/adapter_model.safetensors").is_file()
+
+
+def weights_of(project: Project, name: str = "models/adapter/adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(project.root / name)
+
+
+def test_a_checkpoint_of_another_run_is_gone_on_from_by_its_name(encoded: Project) -> None:
+    """With more steps: it ends where a run of that length ends, since nothing is drawn but by seed and step."""
+    encoded.set(train__lr_scheduler="constant", train__lr_warmup_steps=0, adapter__dropout=0.0)
+    encoded.stage("train")
+    shutil.copytree(encoded.root / "models/checkpoints/checkpoint-4", encoded.root / "models/start/mine")
+    encoded.set(train__max_train_steps=8)
+    encoded.stage("train")
+    whole = weights_of(encoded)
+    encoded.set(train__resume_from_checkpoint="models/start/mine")
+    assert encoded.stage("train").computed["train/adapter"] == 1
+    gone_on = weights_of(encoded)
+    assert all(torch.equal(gone_on[name], tensor) for name, tensor in whole.items())
+    steps = [line.split("\t")[0] for line in (encoded.root / "reports/train/loss.tsv").read_text().splitlines()[1:]]
+    assert {"5", "8"} <= set(steps)
+    shutil.rmtree(encoded.root / "models/start/mine")
+    encoded.set(train__max_train_steps=STEPS, train__resume_from_checkpoint=None)
+
+
+def test_the_stage_starts_its_processes_which_share_each_batch(encoded: Project) -> None:
+    encoded.set(adapter__dropout=0.0, train__max_train_steps=2, train__train_batch_size=4)
+    encoded.stage("train")
+    alone = weights_of(encoded)
+    encoded.set(train__num_processes=2, train__train_batch_size=2)
+    assert encoded.stage("train").computed["train/adapter"] == 1
+    for name, tensor in weights_of(encoded).items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
+    encoded.set(train__num_processes=1, train__train_batch_size=4)
+
+
+def test_a_controlnet_alone_is_trained_in_full(encoded: Project) -> None:
+    encoded.set(
+        train__unet="none", train__controlnet="full", framer__encode__tracks="lucas_kanade", train__max_train_steps=2
+    )
+    encoded.stage("encode")
+    encoded.stage("train")
+    assert {path.name for path in (encoded.root / "models/adapter").iterdir() if path.is_dir()} == {"controlnet"}
+    trained = weights_of(encoded, "models/adapter/controlnet/diffusion_pytorch_model.safetensors")
+    moved = [name for name, tensor in trained.items() if "controlnet_" in name and tensor.abs().max() > 0]
+    assert moved  # these layers are zero where a ControlNet begins
+    encoded.set(
+        train__unet="lora", train__controlnet="none", framer__encode__tracks="none", train__max_train_steps=STEPS
+    )
+    encoded.stage("encode")
