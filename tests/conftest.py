@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -176,6 +177,18 @@ def unprivileged() -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that another user can reach (pytest's own are private to who runs it)."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        with unprivileged():
+            reachable = os.access(name, os.W_OK, effective_ids=True)
+        if not reachable:
+            pytest.skip("the folder for temporary files is closed to other users")
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

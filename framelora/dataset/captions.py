@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from framelora.dataset.metadata import FILES, Row, as_number, read_rows
+from framelora.dataset.metadata import FILES, Row, as_number, read_rows, read_text
 from framelora.dataset.paths import Names, PathProblem
 from framelora.dataset.rules import Finding
 from framelora.dataset.sources import Source
@@ -89,11 +89,9 @@ def sidecar_name(source: Source) -> str:
 
 
 def read_sidecar(root: Path, name: str) -> Caption | Finding:
-    """Read a sidecar, as UTF-8."""
-    try:
-        return Caption((root / name).read_bytes().decode("utf-8-sig").strip(), name)
-    except UnicodeDecodeError as error:
-        return Finding("encoding", name, f"is not UTF-8 (byte 0x{error.object[error.start]:02x})")
+    """Read a sidecar."""
+    text = read_text(root / name, name)
+    return text if isinstance(text, Finding) else Caption(text.strip(), name)
 
 
 def gather(root: Path, names: Iterable[str], sources: list[Source], content_ids: Mapping[str, str]) -> Gathered:

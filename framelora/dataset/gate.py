@@ -13,7 +13,7 @@ from framelora.cells.store import Cell, Store
 from framelora.console import UserError, progress, relative, warn
 from framelora.dataset import captions, checks, sources, tracks
 from framelora.dataset.captions import Gathered
-from framelora.dataset.rules import RULES, Finding, Issue, judge
+from framelora.dataset.rules import RULES, Finding, Issue, judge, unopened
 from framelora.dataset.sources import Source
 from framelora.dataset.tokens import TextLength
 from framelora.digest import sha256
@@ -95,7 +95,12 @@ def inspect(
     counts = dict(Counter(source.kind for source in found))
     cache = sources.DigestCache(store.root / "digests" / f"{sha256(str(root.resolve()).encode())[:16]}.json")
     paths = [path for source in found for path in source.paths]
-    digests = {path: cache.digest(root / path) for path in progress(paths, "captions digests", len(paths))}
+    digests: dict[str, str] = {}
+    for path in progress(paths, "captions digests", len(paths)):
+        try:
+            digests[path] = cache.digest(root / path)
+        except OSError as error:  # no permission, a disk that fails, or gone since the folder was listed
+            findings.append(Finding("unreadable", path, unopened(error)))
     cache.save()
     limits = Limits(data.max_pixels, data.max_frames, data.max_seconds)
     facts, unreadable = probe_files(Filling(store, "captions"), root, digests, limits)
@@ -136,12 +141,16 @@ def probe_files(
         except OverLimit as reason:  # other limits may let it through: not kept
             over[cell.key] = str(reason)
             return
+        except OSError as error:  # it has become so since its digest was taken: not kept
+            lost[cell.key] = unopened(error)
+            return
         except Unreadable as reason:
             verdict = {"rule": "unsupported-codec" if isinstance(reason, Unsupported) else "unreadable"}
             verdict["reason"] = str(reason)
         yield cell, picture, verdict
 
     over: dict[str, str] = {}
+    lost: dict[str, str] = {}
     filling.fill(list(cells.values()), probe)
     filling.close()
     known: dict[str, Facts] = {}
@@ -152,7 +161,7 @@ def probe_files(
             continue
         stored = filling.store.peek(cell.kind, cell.key)
         if stored is None:
-            findings.append(Finding("unreadable", path, "could not be probed: run again"))
+            findings.append(Finding("unreadable", path, lost.get(cell.key, "could not be probed: run again")))
             continue
         meta = stored.meta
         if "reason" in meta:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from framelora.dataset.rules import Finding
+from framelora.dataset.rules import Finding, unopened
 
 FILES = ("metadata.json", "metadata.jsonl", "metadata.csv", "metadata.parquet")
 # The seed guides' word, and that of Hugging Face's VideoFolder.
@@ -117,17 +117,19 @@ def as_number(text: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _decoded(path: Path, name: str) -> str | Finding:
-    """A text file as UTF-8; a byte order mark is allowed."""
+def read_text(path: Path, name: str) -> str | Finding:
+    """A text file as UTF-8, whatever ends its lines; a byte order mark is allowed."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        return Finding("metadata-unreadable", name, unopened(error))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return Finding("encoding", name, f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x})")
 
 
 def _json(path: Path, name: str) -> Raw:
-    text = _decoded(path, name)
+    text = read_text(path, name)
     if isinstance(text, Finding):
         yield text
         return
@@ -143,7 +145,7 @@ def _json(path: Path, name: str) -> Raw:
 
 
 def _json_lines(path: Path, name: str) -> Raw:
-    text = _decoded(path, name)
+    text = read_text(path, name)
     if isinstance(text, Finding):
         yield text
         return
@@ -157,7 +159,7 @@ def _json_lines(path: Path, name: str) -> Raw:
 
 def _csv(path: Path, name: str) -> Raw:
     """Comma-separated, quoted as spreadsheets do; an empty cell is no value."""
-    text = _decoded(path, name)
+    text = read_text(path, name)
     if isinstance(text, Finding):
         yield text
         return
@@ -181,10 +183,26 @@ def _csv(path: Path, name: str) -> Raw:
 def _parquet(path: Path, name: str) -> Raw:
     """A null is no value."""
     try:
-        rows = pq.ParquetFile(path, page_checksum_verification=True).read().to_pylist()
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    except PermissionError as error:
+        yield Finding("metadata-unreadable", name, unopened(error))
+        return
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
         yield Finding("metadata-unreadable", name, f"is not a Parquet table that can be read ({reason})")
         return
-    for number, row in enumerate(rows):
+    if len(set(table.column_names)) != table.num_columns:
+        yield Finding("metadata-unreadable", name, "has several columns of one name")
+        return
+    columns = {}
+    for key, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[key] = column.to_pylist()
+        except (ValueError, OverflowError) as error:  # Arrow's dates and durations reach further than Python's
+            reason = " ".join(str(error).split())[:160]
+            yield Finding("metadata-unreadable", name, f"column {key!r} holds a value out of range ({reason})")
+            return
+    for number in range(table.num_rows):
+        row = {key: values[number] for key, values in columns.items()}
         yield f"{name} row {number}", {key: value for key, value in row.items() if value is not None}

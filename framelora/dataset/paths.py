@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -57,7 +58,7 @@ def tidy(written: str) -> str:
         raise PathProblem("path-missing", "is not a path")
     if "://" in written:
         raise PathProblem("path-not-relative", "is an address: only files under data.root can be used")
-    if written.startswith("/") or "\\" in written or written[1:2] == ":":
+    if written.startswith("/") or "\\" in written or re.match("[A-Za-z]:/", written):
         raise PathProblem("path-not-relative", "is absolute or uses backslashes: write it relative, with /")
     parts: list[str] = []
     for part in PurePosixPath(written).parts:

@@ -42,7 +42,7 @@ class Issue:
 
 TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     # Files
-    ("unreadable", "error", "the file can't be opened as what its name says", "replace or remove it"),
+    ("unreadable", "error", "the file can't be read as what its name says", "replace, remove or chmod it"),
     ("unsupported-codec", "error", "no decoder for the video stream", "convert it, for example to H.264"),
     ("over-limit", "error", "more pixels, frames or seconds than data.max_* allow", "cut it, or raise the limit"),
     ("unsupported-type", "warning", "media of a type that is not read", "convert it to mp4, mkv, jpg or png"),
@@ -62,7 +62,7 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("same-content", "info", "the same bytes as another file: one content with two names", "remove one"),
     ("other-file", "info", "neither media nor captions", "nothing"),
     # Metadata
-    ("metadata-unreadable", "error", "the metadata file can't be parsed", "mend or remove it"),
+    ("metadata-unreadable", "error", "a metadata file or .txt can't be read or parsed", "mend or remove it"),
     ("encoding", "error", "text that is not UTF-8", "save it as UTF-8"),
     ("metadata-row", "error", "a row without a path, or with a value of a wrong type", "mend the row"),
     ("path-not-relative", "error", "an address, an absolute path or backslashes", "write it relative, with /"),
@@ -93,6 +93,11 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("placeholder", "warning", "a placeholder, or the file's own name", "write a caption"),
 )
 RULES = {row[0]: Rule(*row) for row in TABLE}
+
+
+def unopened(error: OSError) -> str:
+    """What to say of a file that the system does not give: why, and what to do."""
+    return f"can't be read ({error.strerror or error}): make it readable (chmod u+r), or remove it"
 
 
 def judge(findings: Iterable[Finding], severities: Mapping[str, str]) -> list[Issue]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from framelora.dataset.rules import Finding
+from framelora.dataset.rules import Finding, unopened
 from framelora.dataset.sources import Source
 from framelora.dataset.window_tracks import Place
 from framelora.digest import canonical_json
@@ -51,6 +51,8 @@ def parse(text: str, facts: Facts) -> list[list[Place]]:
         document = json.loads(text)
     except ValueError as error:
         raise BadTracks(f"is not JSON ({error})") from None
+    except RecursionError:
+        raise BadTracks("is nested too deeply") from None
     tracks = document.get("tracks") if isinstance(document, dict) else None
     if not isinstance(tracks, list) or not all(isinstance(track, list) for track in tracks):
         raise BadTracks('must hold {"tracks": [[{"frame": 0, "x": 10, "y": 20}, ...], ...]}')
@@ -67,22 +69,31 @@ def read_track(track: Sequence[Any], name: str, facts: Facts) -> list[Place]:
         keys = set(given) if isinstance(given, dict) else set()
         if keys not in ({"frame", "x", "y"}, {"time", "x", "y"}):
             raise BadTracks(f"{where} must have x, y, and frame or time")
-        values = [given[key] for key in ("frame" if "frame" in keys else "time", "x", "y")]
-        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values) or not all(
-            map(math.isfinite, values)
-        ):
-            raise BadTracks(f"{where} has a value that is no number")
-        time, x, y = (float(value) for value in values)
+        time, x, y = (
+            finite(given[key], f"{where} has a value that is no number")
+            for key in ("frame" if "frame" in keys else "time", "x", "y")
+        )
         if "frame" in keys:
             if not facts.fps:
                 raise BadTracks(f"{where} goes by frames, and the video tells no rate: give times")
-            time /= facts.fps
+            time = finite(time / facts.fps, f"{where} lies beyond all times")
         if not (0 <= x < facts.width and 0 <= y < facts.height):
             raise BadTracks(f"{where} lies outside the picture ({facts.width}x{facts.height})")
         if time < (0 if not places else np.nextafter(places[-1][0], np.inf)):
             raise BadTracks(f"{where}: times must rise from 0")
         places.append((time, x, y))
     return places
+
+
+def finite(value: object, message: str) -> float:
+    """A value of JSON as a number. Raises `BadTracks` with a message when it is none, or none that a float holds."""
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise BadTracks(message)
+    return number
 
 
 def find(names: Iterable[str], sources: Iterable[Source]) -> tuple[dict[str, Source], list[Finding]]:
@@ -126,9 +137,11 @@ def read(root: Path, found: Mapping[str, Source], facts: Mapping[str, Facts]) ->
             findings.append(Finding("stray-tracks", name, f"is not used: {video} has a file of its own"))
             continue
         try:
-            tracks[video] = canonical_json(parse((root / name).read_text(encoding="utf-8"), facts[video]))
+            tracks[video] = canonical_json(parse((root / name).read_text(encoding="utf-8-sig"), facts[video]))
         except UnicodeDecodeError:
             findings.append(Finding("tracks-unreadable", name, "is not UTF-8"))
-        except (BadTracks, OSError) as error:
+        except OSError as error:
+            findings.append(Finding("tracks-unreadable", name, unopened(error)))
+        except BadTracks as error:
             findings.append(Finding("tracks-unreadable", name, str(error)))
     return tracks, findings

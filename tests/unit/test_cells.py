@@ -7,8 +7,7 @@ import hashlib
 import json
 import os
 import random
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +44,6 @@ def path(store: Store) -> Path:
 
 def temporaries(folder: Path) -> list[Path]:
     return list(folder.rglob(".tmp-*"))
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that another user can reach (pytest's own are private to who runs it)."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o777)
-        with unprivileged():
-            reachable = os.access(name, os.W_OK, effective_ids=True)
-        if not reachable:
-            pytest.skip("the folder for temporary files is closed to other users")
-        yield Path(name)
 
 
 # Keys

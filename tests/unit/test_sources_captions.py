@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -191,7 +193,7 @@ def tree(tmp_path: Path) -> Path:
     """A data root with a secret beside it and links of all kinds."""
     root = tmp_path / "data"
     make_files(tmp_path, "secret.mp4")
-    make_files(root, "a.mp4", "deep/b c.mp4", "ü.mp4")
+    make_files(root, "a.mp4", "deep/b c.mp4", "ü.mp4", "1:30 take.mp4")
     (root / "inside.mp4").symlink_to("deep/b c.mp4")
     (root / "outside.mp4").symlink_to("../secret.mp4")
     (root / "away").symlink_to("..")
@@ -210,6 +212,7 @@ def tree(tmp_path: Path) -> Path:
         ("deep/./../deep/b c.mp4", "deep/b c.mp4"),
         ("inside.mp4", "inside.mp4"),
         ("ü.mp4", "ü.mp4"),
+        ("1:30 take.mp4", "1:30 take.mp4"),
     ],
 )
 def test_a_path_inside_is_taken(tree: Path, written: str, name: str) -> None:
@@ -227,6 +230,9 @@ def test_a_path_inside_is_taken(tree: Path, written: str, name: str) -> None:
         ("away/secret.mp4", "leaves data.root"),
         ("/etc/passwd", "is absolute"),
         ("C:/a.mp4", "is absolute"),
+        ("c:\\a.mp4", "is absolute"),
+        ("a:/b.mp4", "is absolute"),
+        ("C:a.mp4", "does not exist"),
         ("deep\\b c.mp4", "uses backslashes"),
         ("https://example.com/a.mp4", "is an address"),
         ("file:///etc/passwd", "is an address"),
@@ -273,7 +279,7 @@ def test_a_path_through_a_link_is_the_files_own_name(tree: Path) -> None:
         Finding("link-outside", "outside.mp4", "is a link that leads out of data.root"),
         Finding("link-to-folder", "link", "is a link to a folder"),
     ]
-    assert names == ["a.mp4", "deep/b c.mp4", "inside.mp4", "ü.mp4"]
+    assert names == ["1:30 take.mp4", "a.mp4", "deep/b c.mp4", "inside.mp4", "ü.mp4"]
 
 
 # metadata files
@@ -413,6 +419,24 @@ def test_mistakes_in_other_formats_name_their_line(
     assert part in finding.message
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(pa.date32(), 2**31 - 1), (pa.duration("s"), 2**62), (pa.timestamp("ms"), 2**60)]
+)
+def test_a_date_beyond_those_of_python_names_its_column(tree: Path, dtype: pa.DataType, value: int) -> None:
+    stored = pa.array([value], pa.int32() if dtype == pa.date32() else pa.int64())
+    pq.write_table(pa.table({"file_path": ["a.mp4"], "taken": stored.cast(dtype)}), tree / "metadata.parquet")
+    found, (finding,) = read_metadata(tree, walk(tree))
+    assert found == {}
+    assert (finding.rule, finding.where) == ("metadata-unreadable", "metadata.parquet")
+    assert finding.message.startswith("column 'taken' holds a value out of range (")
+
+
+def test_a_parquet_table_with_two_columns_of_one_name_is_refused(tree: Path) -> None:
+    pq.write_table(pa.table([["a.mp4"], ["x"], ["y"]], ["file_path", "text", "text"]), tree / "metadata.parquet")
+    _, (finding,) = read_metadata(tree, walk(tree))
+    assert finding == Finding("metadata-unreadable", "metadata.parquet", "has several columns of one name")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
     lambda inner: (
@@ -531,7 +555,15 @@ def test_a_sidecar_belongs_to_its_clip_or_pair(root: Path) -> None:
 
 def test_a_sidecar_that_is_not_utf_8_is_an_error(root: Path) -> None:
     (root / "a.txt").write_bytes(b"caf\xe9")
-    assert read_sidecar(root, "a.txt") == Finding("encoding", "a.txt", "is not UTF-8 (byte 0xe9)")
+    assert read_sidecar(root, "a.txt") == Finding("encoding", "a.txt", "line 1 is not UTF-8 (byte 0xe9)")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+def test_any_end_of_line_is_one(root: Path, end: str) -> None:
+    (root / "a.txt").write_bytes(f"a hand waves,{end}slowly{end}".encode())
+    rows = f'file_name,text{end}p_start.png,"two{end}lines"{end}'
+    (root / "metadata.csv").write_bytes(rows.encode())
+    assert gather(root) == ({"A": "a hand waves,\nslowly", "P": "two\nlines"}, set())
 
 
 def test_one_caption_serves_every_name_of_a_content(root: Path) -> None:

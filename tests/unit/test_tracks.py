@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from framelora.dataset import tracks
 from framelora.dataset.checks import check_names
 from framelora.dataset.sources import Source
 from framelora.dataset.window_tracks import in_window
+from framelora.digest import canonical_json
 from framelora.families.base import EncodeUnit
 from framelora.families.framer import units
 from framelora.families.framer.encode import cotracker_points, given_points, load_predictor
@@ -38,6 +41,16 @@ def written(*tracks: list[dict[str, Any]]) -> str:
     return json.dumps({"tracks": list(tracks)})
 
 
+NUMBERS = st.integers() | st.integers(-400, 400).map(lambda power: 10 ** abs(power)) | st.floats() | st.booleans()
+VALUES = NUMBERS | st.integers(0, 100) | st.none() | st.text(max_size=3)
+PLACES = st.fixed_dictionaries(
+    {"x": VALUES, "y": VALUES}, optional={"frame": VALUES, "time": VALUES}
+) | st.fixed_dictionaries({"time": st.integers(0, 9), "x": st.floats(0, 319), "y": st.floats(0, 179)})
+DOCUMENTS = (
+    st.lists(st.lists(PLACES, max_size=3) | VALUES, max_size=3).map(lambda found: {"tracks": found}) | VALUES
+).map(json.dumps)
+
+
 class TestParse:
     def test_frames_become_seconds_by_the_videos_rate(self) -> None:
         text = written(
@@ -49,6 +62,13 @@ class TestParse:
         ("text", "message"),
         [
             ("{", "is not JSON"),
+            pytest.param("[" * 100_000, "is nested too deeply", id="brackets"),
+            pytest.param(
+                written([{"frame": 10**400, "x": 1, "y": 2}]),
+                "track 0, place 0 has a value that is no number",
+                id="400 digits",
+            ),
+            pytest.param('{"tracks": ' + "9" * 5000 + "}", "is not JSON (Exceeds the limit", id="5000 digits"),
             ("[]", 'must hold {"tracks"'),
             ('{"tracks": {}}', 'must hold {"tracks"'),
             (written([]), "track 0 has no place"),
@@ -66,6 +86,22 @@ class TestParse:
             tracks.parse(text, facts())
         assert str(error.value).startswith(message)
         assert "\n" not in str(error.value)
+
+    def test_a_frame_beyond_all_times_is_named(self) -> None:
+        with pytest.raises(tracks.BadTracks, match="track 0, place 0 lies beyond all times"):
+            tracks.parse(written([{"frame": 1e308, "x": 1, "y": 2}]), facts(fps=0.01))
+
+    @settings(max_examples=200)
+    @given(DOCUMENTS | st.text(st.characters()), st.sampled_from([0.0, 1e-3, 24.0]))
+    def test_no_document_raises_anything_else(self, document: str, fps: float) -> None:
+        """What is read can be written to the table of tracks."""
+        try:
+            read = tracks.parse(document, facts(fps=fps))
+        except tracks.BadTracks as reason:
+            assert str(reason)
+            return
+        assert all(0 <= x < 320 and 0 <= y < 180 for track in read for _, x, y in track)
+        assert json.loads(canonical_json(read)) == [[list(place) for place in track] for track in read]
 
     def test_a_video_without_a_rate_needs_times(self) -> None:
         with pytest.raises(tracks.BadTracks, match="give times"):
@@ -93,6 +129,12 @@ class TestFind:
         found, (finding,) = tracks.find(["a/tracks.json"], videos)
         assert not found
         assert finding.message.startswith("lies beside 2 videos")
+
+    def test_a_byte_order_mark_is_allowed(self, tmp_path: Path) -> None:
+        (tmp_path / "one.tracks.json").write_text("\ufeff" + written([{"frame": 0, "x": 1, "y": 2}]), encoding="utf-8")
+        video = Source("one.mp4", "video", "one.mp4")
+        known, findings = tracks.read(tmp_path, {"one.tracks.json": video}, {video.path: facts()})
+        assert (json.loads(known["one.mp4"]), findings) == ([[[0.0, 1.0, 2.0]]], [])
 
     def test_a_broken_file_is_an_error_and_the_videos_own_file_goes_first(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
