@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from framelora.dataset.metadata import FILES, Row, as_number, read_rows, read_text
-from framelora.dataset.paths import Names, PathProblem
+from framelora.dataset.paths import Names, PathProblem, composed
 from framelora.dataset.rules import Finding
 from framelora.dataset.sources import Source
 from framelora.files import column
 from framelora.media.probe import DEMUXERS
 
+SIDECAR = ".txt"  # in upper case too
 SCHEMA = pa.schema(
     [
         column("content_id", pa.string(), "id of the content"),
@@ -83,9 +84,17 @@ def read_metadata(root: Path, names: Iterable[str]) -> tuple[dict[str, list[Row]
     return rows, findings
 
 
-def sidecar_name(source: Source) -> str:
-    """The `.txt` beside a source: `clip.txt` for `clip.mp4`, `NAME.txt` for a pair."""
-    return f"{source.name}.txt" if source.end_path else str(PurePosixPath(source.path).with_suffix(".txt"))
+def sidecars_of(source: Source, texts: Mapping[str, list[str]]) -> list[str]:
+    """The `.txt` beside a source: `clip.txt` for `clip.mp4`, `NAME.txt` for a pair; `.TXT` too. A name of exactly the
+    same spelling goes before one in another Unicode form.
+
+    Args:
+        source: the source.
+        texts: files of that suffix, by their composed path without it.
+    """
+    stem = source.name if source.end_path else str(PurePosixPath(source.path).with_suffix(""))
+    alike = texts.get(composed(stem), [])
+    return [name for name in alike if name[: -len(SIDECAR)] == stem] or alike
 
 
 def read_sidecar(root: Path, name: str) -> Caption | Finding:
@@ -108,6 +117,9 @@ def gather(root: Path, names: Iterable[str], sources: list[Source], content_ids:
     by_file, found.findings = read_metadata(root, names)
     captions: dict[str, list[Caption]] = defaultdict(list)
     values: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # value -> place, by content and column
+    texts: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(name for name in names if name.lower().endswith(SIDECAR)):
+        texts[composed(name[: -len(SIDECAR)])].append(name)
     sidecars, known = set(), set()
     for source in sources:
         content_id = content_ids[source.name]
@@ -120,9 +132,8 @@ def gather(root: Path, names: Iterable[str], sources: list[Source], content_ids:
         for row in rows:
             for name, value in row.columns.items():
                 values[content_id, name].setdefault(value, row.where)
-        sidecar = sidecar_name(source)
-        sidecars.add(sidecar)
-        if sidecar in names:
+        for sidecar in sidecars_of(source, texts):
+            sidecars.add(sidecar)
             caption = read_sidecar(root, sidecar)
             if isinstance(caption, Finding):
                 found.findings.append(caption)
@@ -131,7 +142,7 @@ def gather(root: Path, names: Iterable[str], sources: list[Source], content_ids:
     for file in sorted(set(by_file) - known):
         message = f"{file} is no clip, image or image pair that is used"
         found.findings += [Finding("row-without-source", row.where, message) for row in by_file[file]]
-    for name in sorted(name for name in names - sidecars if name.lower().endswith(".txt")):
+    for name in sorted({name for alike in texts.values() for name in alike} - sidecars):
         found.findings.append(Finding("stray-sidecar", name, "stands beside no clip, image or image pair of its name"))
     _merge(found, captions, values)
     return found

@@ -38,7 +38,7 @@ def check_names(names: Iterable[str]) -> Iterator[Finding]:
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in DEMUXERS or suffix in IMAGE_FORMATS or suffix == ".txt":
             continue
-        if PurePosixPath(name).name == SHARED or name.endswith(SUFFIX):
+        if PurePosixPath(name).name.lower() == SHARED or name.lower().endswith(SUFFIX):
             continue
         if PurePosixPath(name).stem.lower() == "metadata" and suffix in (".json", ".jsonl", ".csv", ".parquet"):
             continue

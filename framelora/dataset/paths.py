@@ -30,7 +30,7 @@ class Names:
         self.names = set(names)
         self.spellings: dict[str, list[str]] = {}
         for name in self.names:
-            self.spellings.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+            self.spellings.setdefault(composed(name), []).append(name)
 
     def find(self, written: str) -> str:
         """The name of the file that a path means.
@@ -44,12 +44,17 @@ class Names:
         name = tidy(written)
         if name in self.names:
             return name
-        alike = self.spellings.get(unicodedata.normalize("NFC", name), [])
+        alike = self.spellings.get(composed(name), [])
         if len(alike) == 1:
             return alike[0]
         found = resolve_inside(self.root, written)
         own = (self.root / found).resolve().relative_to(self.root.resolve()).as_posix()
         return own if own in self.names else found
+
+
+def composed(name: str) -> str:
+    """A name in the one form (NFC) in which those that look alike are equal."""
+    return unicodedata.normalize("NFC", name)
 
 
 def tidy(written: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from framelora.console import UserError, relative
+from framelora.dataset.paths import composed
 from framelora.dataset.rules import Finding
 from framelora.digest import sha256
 from framelora.files import column, file_digest, write_json
@@ -134,12 +135,17 @@ def group(paths: Iterable[str], *, images: bool = False) -> tuple[list[Source], 
             sources.append(Source(path, "image", path))
         else:
             findings.append(Finding("single-image", path, "is neither _start nor _end: not used"))
-    for (name, half), path in halves.items():
-        other = halves.get((name, "end" if half == "start" else "start"))
+    starts = {name: path for (name, half), path in halves.items() if half == "start"}
+    ends = {name: path for (name, half), path in halves.items() if half == "end"}
+    # A half whose name has no other of exactly its spelling may have one in another Unicode form.
+    others = {composed(name): name for name in sorted(ends) if name not in starts}
+    for name, path in sorted(starts.items()):
+        other = ends.pop(name if name in ends else others.pop(composed(name), name), None)
         if other is None:
             findings.append(Finding("half-pair", path, "has no other half"))
-        elif half == "start":
+        else:
             sources.append(Source(name, "image_pair", path, other))
+    findings += [Finding("half-pair", path, "has no other half") for path in ends.values()]
     return sorted(sources, key=lambda source: source.name), findings
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from framelora.dataset.paths import composed
 from framelora.dataset.rules import Finding, unopened
 from framelora.dataset.sources import Source
 from framelora.dataset.window_tracks import Place
@@ -105,6 +106,7 @@ def find(names: Iterable[str], sources: Iterable[Source]) -> tuple[dict[str, Sou
     """
     videos = [source for source in sources if source.kind == "video"]
     by_stem = {str(PurePosixPath(video.path).with_suffix("")): video for video in videos}
+    by_composed = {composed(stem): video for stem, video in by_stem.items()}
     by_folder: dict[str, list[Source]] = {}
     for video in videos:
         by_folder.setdefault(str(PurePosixPath(video.path).parent), []).append(video)
@@ -112,16 +114,18 @@ def find(names: Iterable[str], sources: Iterable[Source]) -> tuple[dict[str, Sou
     findings = []
     for name in names:
         path = PurePosixPath(name)
-        if path.name == SHARED:
+        if path.name.lower() == SHARED:
             beside = by_folder.get(str(path.parent), [])
             if len(beside) == 1:
                 found[name] = beside[0]
             else:
                 message = f"lies beside {len(beside)} videos: call it NAME{SUFFIX}, after one of them"
                 findings.append(Finding("stray-tracks", name, message))
-        elif name.endswith(SUFFIX):
-            if name.removesuffix(SUFFIX) in by_stem:
-                found[name] = by_stem[name.removesuffix(SUFFIX)]
+        elif name.lower().endswith(SUFFIX):
+            stem = name[: -len(SUFFIX)]
+            video = by_stem.get(stem) or by_composed.get(composed(stem))
+            if video is not None:
+                found[name] = video
             else:
                 findings.append(Finding("stray-tracks", name, "belongs to no video"))
     return found, findings
@@ -131,7 +135,7 @@ def read(root: Path, found: Mapping[str, Source], facts: Mapping[str, Facts]) ->
     """The tracks of each video, as JSON by its path; a file of its own name goes before the folder's."""
     tracks: dict[str, str] = {}
     findings = []
-    for name in sorted(found, key=lambda name: PurePosixPath(name).name == SHARED):
+    for name in sorted(found, key=lambda name: PurePosixPath(name).name.lower() == SHARED):
         video = found[name].path
         if video in tracks:
             findings.append(Finding("stray-tracks", name, f"is not used: {video} has a file of its own"))

@@ -86,8 +86,43 @@ def test_a_second_image_for_the_same_half_is_reported() -> None:
     assert findings == [Finding("half-pair", "a_start.png", "stands for the same half as a_start.jpg")]
 
 
+NFC, NFD = (unicodedata.normalize(form, "ü") for form in ("NFC", "NFD"))
+
+
+def test_halves_in_different_unicode_forms_are_a_pair() -> None:
+    found, findings = group([f"{NFC}_start.png", f"{NFD}_end.png"])
+    assert (found, findings) == ([Source(NFC, "image_pair", f"{NFC}_start.png", f"{NFD}_end.png")], [])
+
+
+def test_halves_of_one_spelling_go_together_before_others() -> None:
+    paths = [f"{NFC}_start.png", f"{NFC}_end.png", f"{NFD}_start.png", f"{NFD}_end.png"]
+    found, findings = group(paths)
+    assert sorted(source.paths for source in found) == sorted([paths[:2], paths[2:]])
+    assert findings == []
+    found, (finding,) = group(paths[:3])
+    assert [source.paths for source in found] == [paths[:2]]
+    assert finding == Finding("half-pair", paths[2], "has no other half")
+
+
 @given(
-    st.lists(st.sampled_from(["a", "a_start", "a_end", "b/a_START", "b/a_end", "_start", "a_start_end"]), unique=True)
+    st.lists(
+        st.sampled_from(
+            [
+                f"{NFC}_start",
+                f"{NFD}_start",
+                f"{NFC}_end",
+                f"{NFD}_end",
+                "a",
+                "a_start",
+                "a_end",
+                "b/a_START",
+                "b/a_end",
+                "_start",
+                "a_start_end",
+            ]
+        ),
+        unique=True,
+    )
 )
 def test_every_image_is_in_exactly_one_place(stems: list[str]) -> None:
     paths = sorted(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".JPG"))
@@ -551,6 +586,34 @@ def test_a_sidecar_belongs_to_its_clip_or_pair(root: Path) -> None:
     (root / "p.txt").write_text("a pair")
     (root / "b.txt").write_text("nobody's")
     assert gather(root) == ({"A": "a clip", "P": "a pair"}, {("stray-sidecar", "b.txt")})
+
+
+def test_a_sidecar_in_upper_case_is_found(root: Path) -> None:
+    (root / "a.TXT").write_text("a clip")
+    (root / "p.Txt").write_text("a pair")
+    assert gather(root) == ({"A": "a clip", "P": "a pair"}, set())
+
+
+def test_two_sidecars_of_one_clip_must_agree(root: Path) -> None:
+    (root / "a.TXT").write_text("a clip")
+    (root / "a.txt").write_text("a clip")
+    assert gather(root) == ({"A": "a clip"}, set())
+    (root / "a.txt").write_text("another")
+    assert gather(root)[1] == {("conflicting-captions", "a.TXT and a.txt")}
+
+
+@pytest.mark.parametrize(("of_clip", "of_text"), [(NFC, NFD), (NFD, NFC)])
+def test_a_sidecar_in_another_unicode_form_is_found(tmp_path: Path, of_clip: str, of_text: str) -> None:
+    make_files(tmp_path, f"{of_clip}.mp4", f"{of_text}.txt")
+    source = Source(f"{of_clip}.mp4", "video", f"{of_clip}.mp4")
+
+    def found() -> tuple[str, list[str]]:
+        gathered = captions.gather(tmp_path, walk(tmp_path), [source], {source.name: "A"})
+        return gathered.captions["A"].where, [finding.where for finding in gathered.findings]
+
+    assert found() == (f"{of_text}.txt", [])
+    (tmp_path / f"{of_clip}.txt").write_text("of exactly its name: this is the one")
+    assert found() == (f"{of_clip}.txt", [f"{of_text}.txt"])
 
 
 def test_a_sidecar_that_is_not_utf_8_is_an_error(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -123,6 +124,17 @@ class TestFind:
             ("stray-tracks", "tracks.json"),
         ]
         assert list(check_names(names)) == []
+
+    def test_by_a_name_in_another_unicode_form_or_in_upper_case(self) -> None:
+        composed, decomposed = (unicodedata.normalize(form, "ü") for form in ("NFC", "NFD"))
+        video = Source(f"{decomposed}/{decomposed}.mp4", "video", f"{decomposed}/{decomposed}.mp4")
+        for name in (f"{composed}/{composed}.tracks.json", f"{decomposed}/{decomposed}.Tracks.JSON"):
+            assert tracks.find([name], [video]) == ({name: video}, [])
+            assert list(check_names([name])) == []
+        other = Source(f"{decomposed}/{composed}.mp4", "video", f"{decomposed}/{composed}.mp4")
+        name = f"{decomposed}/{composed}.tracks.json"
+        assert tracks.find([name], [other, video]) == tracks.find([name], [video, other]) == ({name: other}, [])
+        assert tracks.find([f"{decomposed}/TRACKS.json"], [video])[0] == {f"{decomposed}/TRACKS.json": video}
 
     def test_a_folder_of_several_videos_has_none_of_its_own(self) -> None:
         videos = [Source(name, "video", name) for name in ("a/one.mp4", "a/two.mp4")]
