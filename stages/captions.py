@@ -30,7 +30,7 @@ def main() -> None:
     length = text_length(Path(params.model.base))
     inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
     files.replace_folder(Path("reports/captions"), issues_report(inputs, store))
-    gate.show(inputs.issues)
+    gate.show(inputs)
     gate.stop_at_errors(inputs.issues)
 
     rows = sources.source_rows(inputs.sources, inputs.digests, inputs.facts.__getitem__)

@@ -39,7 +39,7 @@ def validate(
     inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
     if report is not None:
         files.replace_folder(report, issues_report(inputs, store))
-    gate.show(inputs.issues, all_levels=everything)
+    gate.show(inputs, all_levels=everything)
     levels = Counter(issue.severity for issue in inputs.issues)
     found = [counted(count, kind.replace("_", " ")) for kind, count in sorted(inputs.counts.items())]
     judged = [counted(levels[level], level) for level in ORDER]

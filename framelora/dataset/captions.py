@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,8 @@ from framelora.dataset.sources import Source
 from framelora.files import column
 from framelora.media.probe import DEMUXERS
 
+# Other people's names of `text`, and what a spreadsheet makes of it.
+CAPTION_COLUMNS = frozenset({"text", "caption", "captions", "prompt", "prompts", "description"})
 SIDECAR = ".txt"  # in upper case too
 SCHEMA = pa.schema(
     [
@@ -68,10 +70,12 @@ def read_metadata(root: Path, names: Iterable[str]) -> tuple[dict[str, list[Row]
     rows: dict[str, list[Row]] = {}
     findings: list[Finding] = []
     for metadata in metadata_files(files.names):
+        usable = []
         for row in read_rows(root, metadata):
             if isinstance(row, Finding):
                 findings.append(row)
                 continue
+            usable.append(row)
             try:
                 file = files.find(row.file_path)
             except PathProblem as problem:
@@ -81,7 +85,21 @@ def read_metadata(root: Path, names: Iterable[str]) -> tuple[dict[str, list[Row]
             is_video = PurePosixPath(file).suffix.lower() in DEMUXERS
             if row.type is not None and (row.type == "video") != is_video:
                 findings.append(Finding("wrong-type", row.where, f"{file} is not of type {row.type!r}"))
+        findings += misnamed_captions(metadata, usable)
     return rows, findings
+
+
+def misnamed_captions(metadata: str, rows: list[Row]) -> list[Finding]:
+    """A finding for each column of a metadata file without `text` that looks as if it held the captions."""
+    if any(row.text is not None for row in rows):
+        return []
+    counts = Counter(name for row in rows for name in row.columns if name.strip().lower() in CAPTION_COLUMNS)
+    return [
+        Finding(
+            "caption-column", metadata, f"no row has `text`, and {count} have {name!r}, which is not read as caption"
+        )
+        for name, count in sorted(counts.items())
+    ]
 
 
 def sidecars_of(source: Source, texts: Mapping[str, list[str]]) -> list[str]:

@@ -13,7 +13,7 @@ from framelora.cells.store import Cell, Store
 from framelora.console import UserError, progress, relative, warn
 from framelora.dataset import captions, checks, sources, tracks
 from framelora.dataset.captions import Gathered
-from framelora.dataset.rules import RULES, Finding, Issue, judge, unopened
+from framelora.dataset.rules import ORDER, RULES, Finding, Issue, judge, left_out, unopened
 from framelora.dataset.sources import Source
 from framelora.dataset.tokens import TextLength
 from framelora.digest import sha256
@@ -47,6 +47,7 @@ class Inputs:
         gathered: captions and other columns by content id.
         tracks: tracks of points that came with a video, as JSON by its path (`dataset.tracks`).
         issues: all that is wrong.
+        left_out: files, rows and captions that are not used for rules that are off, by rule.
         counts: files of each kind that were found, readable or not.
     """
 
@@ -58,6 +59,7 @@ class Inputs:
     issues: list[Issue]
     counts: dict[str, int] = field(default_factory=dict)
     tracks: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def inspect(
@@ -120,7 +122,9 @@ def inspect(
     if extract.on_error == "skip":
         for rule in ("unreadable", "unsupported-codec", "over-limit"):
             severities.setdefault(rule, "warning")
-    return Inputs(found, digests, facts, content_ids, gathered, judge(findings, severities), counts, given)
+    silent = left_out(findings, severities, ORDER)
+    issues = judge(findings, severities)
+    return Inputs(found, digests, facts, content_ids, gathered, issues, counts, given, silent)
 
 
 def probe_files(
@@ -195,10 +199,11 @@ def facts_cell(path: str, digest: str) -> Cell:
     return Cell("captions/facts", digest, inputs)
 
 
-def show(issues: list[Issue], *, all_levels: bool = False) -> None:
-    """Print issues on stderr: errors and warnings, or all; of one rule the first few."""
+def show(inputs: Inputs, *, all_levels: bool = False) -> None:
+    """Print issues on stderr: errors and warnings, or all; of one rule the first few. What is left out for a rule that
+    is not printed is counted."""
     shown: Counter[str] = Counter()
-    for issue in issues:
+    for issue in inputs.issues:
         if issue.severity != "info" or all_levels:
             shown[issue.rule] += 1
             if shown[issue.rule] <= SHOWN:
@@ -206,6 +211,17 @@ def show(issues: list[Issue], *, all_levels: bool = False) -> None:
     for rule, number in shown.items():
         if number > SHOWN:
             warn(f"... and {number - SHOWN} more of {rule}")
+    infos = [Finding(issue.rule, issue.where, "") for issue in inputs.issues if issue.severity == "info"]
+    quiet = {} if all_levels else left_out(infos, {}, ())
+    if quiet:
+        warn(f"info: not used: {listed(quiet)} (`framelora validate --all` names them)")
+    if inputs.left_out:
+        warn(f"warning: not used, though captions.severities turns the rule off: {listed(inputs.left_out)}")
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Numbers by rule: `1 half-pair, 2 unreadable`."""
+    return ", ".join(f"{count} {rule}" for rule, count in sorted(counts.items()))
 
 
 def stop_at_errors(issues: list[Issue]) -> None:

@@ -49,6 +49,8 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("link-outside", "error", "a link that leads out of data.root is never followed", "copy the file"),
     ("broken-link", "warning", "a link to nothing, or to itself", "remove it, or fetch what it links to"),
     ("link-to-folder", "info", "a link to a folder is not followed", "name the files by their own folder"),
+    ("hidden-file", "info", "a file or folder whose name starts with a dot", "rename it if it is data"),
+    ("special-file", "warning", "neither a file nor a folder: a pipe, socket or device", "remove it"),
     ("half-pair", "error", "_start without _end, or a half too many", "add the other half, or rename the image"),
     ("pair-sizes", "error", "the two images of a pair differ in size", "make them one size"),
     ("single-image", "warning", "an image that is no half of a pair", "set data.images: true to train on it"),
@@ -73,6 +75,7 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("duplicate-row", "warning", "several rows for one clip or image", "keep one"),
     ("conflicting-captions", "error", "one content with different captions", "keep one caption"),
     ("conflicting-columns", "error", "one content with different values in a column", "keep one value"),
+    ("caption-column", "warning", "captions in a column that is not called `text`", "rename the column to `text`"),
     ("stray-sidecar", "warning", "a .txt beside no clip or image", "rename it to its clip's name, or remove it"),
     # Tracks
     ("tracks-unreadable", "error", "a file of tracks that can't be used", "mend or remove it (docs/data.md)"),
@@ -93,6 +96,28 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("placeholder", "warning", "a placeholder, or the file's own name", "write a caption"),
 )
 RULES = {row[0]: Rule(*row) for row in TABLE}
+# What breaks these is not used: a file, a row, a caption. That is counted in a line where the rule itself is not shown.
+LEAVE_OUT = frozenset(
+    {"unreadable", "unsupported-codec", "over-limit", "unsupported-type", "link-outside", "broken-link"}
+    | {"link-to-folder", "hidden-file", "special-file", "half-pair", "single-image", "too-small"}
+    | {"metadata-unreadable", "encoding", "metadata-row", "path-not-relative", "path-outside", "path-missing"}
+    | {"row-without-source", "conflicting-captions", "conflicting-columns", "stray-sidecar"}
+    | {"tracks-unreadable", "stray-tracks"}
+)
+
+
+def left_out(findings: Iterable[Finding], severities: Mapping[str, str], shown: Iterable[str]) -> dict[str, int]:
+    """How many files, rows and captions are not used for rules whose findings are not shown, by rule.
+
+    Args:
+        findings, severities: as in `judge`.
+        shown: severities of which each finding is shown.
+    """
+    counts: dict[str, int] = {}
+    for rule, _ in sorted({(finding.rule, finding.where) for finding in findings}):
+        if rule in LEAVE_OUT and severities.get(rule, RULES[rule].severity) not in shown:
+            counts[rule] = counts.get(rule, 0) + 1
+    return counts
 
 
 def unopened(error: OSError) -> str:

@@ -60,7 +60,8 @@ class Source:
 
 
 def scan(root: Path) -> tuple[list[str], list[Finding]]:
-    """All files under a folder as sorted POSIX paths relative to it; hidden files and folders are left out.
+    """All files under a folder as sorted POSIX paths relative to it. Hidden files and folders, and what is neither a
+    file nor a folder, are left out and named.
 
     Links to files inside of it count as files. Links that lead out of it are found and never followed.
 
@@ -78,19 +79,21 @@ def scan(root: Path) -> tuple[list[str], list[Finding]]:
         except OSError as error:
             raise UserError(f"{relative(folder)} can't be read ({error.strerror}): make it readable") from None
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             name = f"{prefix}{entry.name}"
             try:
                 name.encode()
             except UnicodeEncodeError:
                 raise UserError(f"data.root: the name {name!r} is not UTF-8: rename the file") from None
-            if entry.is_symlink() and (finding := _check_link(Path(entry.path), name, inside)):
+            if entry.name.startswith("."):
+                findings.append(Finding("hidden-file", name, "is hidden: not looked at"))
+            elif entry.is_symlink() and (finding := _check_link(Path(entry.path), name, inside)):
                 findings.append(finding)
             elif entry.is_dir():
                 waiting.append((f"{name}/", Path(entry.path)))
             elif entry.is_file():
                 found.append(name)
+            else:
+                findings.append(Finding("special-file", name, "is neither a file nor a folder: not opened"))
     return sorted(found), sorted(findings)
 
 

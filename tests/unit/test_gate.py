@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import REPOSITORY, unprivileged
 from PIL import Image
 
 from framelora.cells.store import Store
 from framelora.dataset import gate
 from framelora.dataset.metadata import FILES
+from framelora.dataset.rules import LEAVE_OUT, RULES
 from framelora.dataset.tokens import WORDS
 from framelora.params import load_params
 
@@ -59,3 +61,38 @@ def test_files_without_permission_are_findings_that_say_what_to_do(open_folder: 
     rules = {name: "unreadable" if name in media else "metadata-unreadable" for name in closed}
     assert found(inputs) == {name: (rule, message) for name, rule in rules.items()}
     assert [source.name for source in inputs.sources] == ["good"]
+
+
+def test_what_a_rule_that_is_off_leaves_out_is_counted_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    pair(root, "good")
+    (root / "text.mp4").write_text("text")
+    (root / "void.webm").touch()
+    (root / "lone_start.png").write_bytes((root / "good_start.png").read_bytes())
+    (root / ".DS_Store").touch()
+    (root / "metadata.csv").write_text("file_name,text\ngone.mp4,x\n")
+
+    def printed(**severities: str) -> list[str]:
+        gate.show(inspect(root, tmp_path / "cells", captions={"severities": severities}))
+        return capsys.readouterr().err.splitlines()
+
+    hidden = "info: not used: 1 hidden-file (`framelora validate --all` names them)"
+    assert hidden in printed() and not any("turns the rule off" in line for line in printed())
+    off = {"unreadable": "off", "half-pair": "off", "path-missing": "off"}
+    assert printed(**off) == [
+        hidden,
+        "warning: not used, though captions.severities turns the rule off: 1 half-pair, 1 path-missing, 2 unreadable",
+    ]
+    assert printed(**off, **{"hidden-file": "off"})[-1].endswith(
+        "1 half-pair, 1 hidden-file, 1 path-missing, 2 unreadable"
+    )
+    as_infos = printed(**dict.fromkeys(off, "info"))
+    assert as_infos == [
+        "info: not used: 1 half-pair, 1 hidden-file, 1 path-missing, 2 unreadable (`framelora validate --all` names them)"
+    ]
+
+
+def test_rules_that_leave_something_out_are_rules() -> None:
+    assert set(RULES) >= LEAVE_OUT

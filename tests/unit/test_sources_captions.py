@@ -305,14 +305,19 @@ def test_two_names_that_differ_in_their_unicode_form_alone_are_two_files(tmp_pat
 
 def test_a_path_through_a_link_is_the_files_own_name(tree: Path) -> None:
     (tree / "link").symlink_to("deep")
+    make_files(tree, ".DS_Store", "deep/.thumbs/x.mp4")
+    os.mkfifo(tree / "pipe.mp4")
     names, findings = scan(tree)
     assert Names(tree, names).find("link/b c.mp4") == "deep/b c.mp4"
     assert findings == [
         Finding("broken-link", "dangling", "is a link to nothing, or to itself"),
         Finding("broken-link", "loop", "is a link to nothing, or to itself"),
+        Finding("hidden-file", ".DS_Store", "is hidden: not looked at"),
+        Finding("hidden-file", "deep/.thumbs", "is hidden: not looked at"),
         Finding("link-outside", "away", "is a link that leads out of data.root"),
         Finding("link-outside", "outside.mp4", "is a link that leads out of data.root"),
         Finding("link-to-folder", "link", "is a link to a folder"),
+        Finding("special-file", "pipe.mp4", "is neither a file nor a folder: not opened"),
     ]
     assert names == ["1:30 take.mp4", "a.mp4", "deep/b c.mp4", "inside.mp4", "ü.mp4"]
 
@@ -417,6 +422,24 @@ def test_every_format_says_the_same(tree: Path, suffix: str, column: str) -> Non
         "a.mp4": (0.5, "wood"),
         "deep/b c.mp4": (2.0, "ü"),
     }
+
+
+@pytest.mark.parametrize("column", ["caption", "prompt", "description", "Text", " text", "TEXT ", "Captions"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+def test_captions_in_a_column_of_another_name_are_a_warning(tree: Path, suffix: str, column: str) -> None:
+    rows = [{"file_name": name, column: "a hand waves", "scene": "wood"} for name in ("a.mp4", "ü.mp4")]
+    write_metadata(tree / f"metadata{suffix}", rows)
+    found, (finding,) = read_metadata(tree, walk(tree))
+    assert (finding.rule, finding.where) == ("caption-column", f"metadata{suffix}")
+    assert finding.message == f"no row has `text`, and 2 have {column!r}, which is not read as caption"
+    assert RULES[finding.rule].severity == "warning"
+    assert found["a.mp4"][0].columns[column] == "a hand waves"
+
+
+def test_a_column_beside_text_may_be_called_anything(tree: Path) -> None:
+    write_metadata(tree / "metadata.csv", [{"file_name": "a.mp4", "text": "a hand", "description": "of 1962"}])
+    write_metadata(tree / "metadata.json", [{"file_name": "ü.mp4", "describe": "x", "subtext": "y"}])
+    assert read_metadata(tree, walk(tree))[1] == []
 
 
 def test_paths_are_relative_to_their_metadata_files_folder(tree: Path) -> None:
