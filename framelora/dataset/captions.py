@@ -95,9 +95,7 @@ def misnamed_captions(metadata: str, rows: list[Row]) -> list[Finding]:
         return []
     counts = Counter(name for row in rows for name in row.columns if name.strip().lower() in CAPTION_COLUMNS)
     return [
-        Finding(
-            "caption-column", metadata, f"no row has `text`, and {count} have {name!r}, which is not read as caption"
-        )
+        Finding("caption-column", metadata, f"no row has `text`; {count} have {name!r}, which is no caption here")
         for name, count in sorted(counts.items())
     ]
 

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         column("duration", pa.float64(), "length by the container; 0 for images", "s"),
         column("codec", pa.string(), "codec of the video stream, or image format"),
         column("rotation", pa.int32(), "how players turn the stored picture, counter-clockwise", "degrees"),
-        column("pixel_format", pa.string(), "pixel format of the video stream, or mode of the image"),
+        column("pixel_format", pa.string(), "pixel format of the video stream, or mode of the image, with its alpha"),
         column("transfer", pa.string(), "HDR transfer function, pq or hlg; empty for standard range"),
         column("interlaced", pa.bool_(), "the first frame is interlaced"),
     ]

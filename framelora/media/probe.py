@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,7 +48,8 @@ class Facts:
     duration: float  # seconds; 0 for an image
     codec: str
     rotation: int  # degrees that a player turns the stored picture, counter-clockwise
-    pixel_format: str = ""  # FFmpeg's name of it, for example yuv420p10le; for an image Pillow's mode
+    # FFmpeg's name, for example yuv420p10le, or an image's mode by Pillow; with its alpha, wherever that is stored.
+    pixel_format: str = ""
     transfer: str = ""  # pq or hlg for high dynamic range, else empty
     interlaced: bool = False  # by the first frame
 
@@ -149,7 +151,7 @@ def _peek(container: av.container.InputContainer, limits: Limits) -> tuple[Facts
         max(duration, 0.0),
         stream.codec_context.name,
         rotation,
-        frame.format.name,
+        with_alpha(frame.format.name, stream.metadata),
         HDR_TRANSFERS.get(int(frame.color_trc or 0), ""),
         bool(frame.interlaced_frame),
     )
@@ -158,6 +160,13 @@ def _peek(container: av.container.InputContainer, limits: Limits) -> tuple[Facts
     stored = small[::-1] if rotation in (90, 270) else small
     picture = frame.to_image(width=stored[0], height=stored[1])
     return facts, picture.rotate(rotation, expand=True) if rotation else picture
+
+
+def with_alpha(pixel_format: str, tags: Mapping[str, str]) -> str:
+    """The pixel format of a stream whose alpha is a second stream that no decoder here looks at, as VP8 and VP9 have it
+    in WebM and Matroska; any other as it is."""
+    separate = any(name.lower() == "alpha_mode" and value == "1" for name, value in tags.items())
+    return f"yuva{pixel_format.removeprefix('yuv')}" if separate and pixel_format.startswith("yuv4") else pixel_format
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -177,13 +186,18 @@ def open_image(path: Path, limits: Limits = NO_FILE_BEYOND) -> Image.Image:
 
 
 def _open_image(path: Path, limits: Limits) -> tuple[Image.Image, str]:
-    """The decoded image, and the mode that its pixels were stored in."""
+    """The decoded image, and the mode that its pixels were stored in, with an alpha that its header tells."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit decides
             with Image.open(path, formats=[IMAGE_FORMATS[path.suffix.lower()]]) as image:
                 check_pixels(*image.size, limits)
-                return ImageOps.exif_transpose(image).convert("RGB"), image.mode
+                mode = image.mode
+                if image.has_transparency_data and "A" not in mode:  # of a colour, or of each of a palette
+                    mode = {"P": "PA", "L": "LA", "1": "LA"}.get(mode, "RGBA")
+                upright = ImageOps.exif_transpose(image)
+                # A palette goes through RGBA: Pillow warns of what it drops otherwise.
+                return (upright.convert("RGBA") if mode == "PA" else upright).convert("RGB"), mode
     except UnidentifiedImageError:
         raise Unreadable(f"is not a {path.suffix.lower()} image, whatever its name says") from None
     except Image.DecompressionBombError:

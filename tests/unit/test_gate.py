@@ -78,20 +78,16 @@ def test_what_a_rule_that_is_off_leaves_out_is_counted_in_a_line(
         gate.show(inspect(root, tmp_path / "cells", captions={"severities": severities}))
         return capsys.readouterr().err.splitlines()
 
-    hidden = "info: not used: 1 hidden-file (`framelora validate --all` names them)"
+    names = "(`framelora validate --all` names them)"
+    turned_off = "warning: not used, though captions.severities turns the rule off:"
+    hidden = f"info: not used: 1 hidden-file {names}"
     assert hidden in printed() and not any("turns the rule off" in line for line in printed())
-    off = {"unreadable": "off", "half-pair": "off", "path-missing": "off"}
-    assert printed(**off) == [
-        hidden,
-        "warning: not used, though captions.severities turns the rule off: 1 half-pair, 1 path-missing, 2 unreadable",
-    ]
-    assert printed(**off, **{"hidden-file": "off"})[-1].endswith(
-        "1 half-pair, 1 hidden-file, 1 path-missing, 2 unreadable"
-    )
-    as_infos = printed(**dict.fromkeys(off, "info"))
-    assert as_infos == [
-        "info: not used: 1 half-pair, 1 hidden-file, 1 path-missing, 2 unreadable (`framelora validate --all` names them)"
-    ]
+    off = dict.fromkeys(("unreadable", "half-pair", "path-missing"), "off")
+    assert printed(**off) == [hidden, f"{turned_off} 1 half-pair, 1 path-missing, 2 unreadable"]
+    off["hidden-file"] = "off"
+    counts = "1 half-pair, 1 hidden-file, 1 path-missing, 2 unreadable"
+    assert printed(**off) == [f"{turned_off} {counts}"]
+    assert printed(**dict.fromkeys(off, "info")) == [f"info: not used: {counts} {names}"]
 
 
 def test_rules_that_leave_something_out_are_rules() -> None:

@@ -685,6 +685,51 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     assert (facts.width, facts.height) == (40, 60)
 
 
+def palette() -> Image.Image:
+    image = Image.new("P", (16, 16))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(1, (8, 0, 16, 16))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "transparency"),
+    [
+        (palette(), bytes([0, 128])),
+        (palette(), 0),
+        (Image.new("RGB", (16, 16)), (0, 0, 0)),
+        (Image.new("L", (16, 16)), 0),
+        (Image.new("1", (16, 16)), 0),
+    ],
+)
+def test_a_transparent_colour_of_a_png_is_alpha(
+    tmp_path: Path, image: Image.Image, transparency: object, recwarn: pytest.WarningsRecorder
+) -> None:
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "a.png", transparency=transparency)
+    assert probe_image(tmp_path / "a.png").has_alpha
+    assert not probe_image(tmp_path / "plain.png").has_alpha
+    np.testing.assert_array_equal(*(np.asarray(open_image(tmp_path / name)) for name in ("a.png", "plain.png")))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_the_alpha_that_webm_stores_beside_the_picture_is_found(tmp_path: Path, codec: str) -> None:
+    """Also by Matroska's spelling of the tag."""
+    source = "testsrc2=size=64x64:rate=8:duration=0.25,format=yuva420p"
+    encode = ("-f", "lavfi", "-i", source, "-c:v", codec, "-auto-alt-ref", "0")
+    ffmpeg(*encode, "-pix_fmt", "yuva420p", tmp_path / "a.webm")
+    ffmpeg("-i", tmp_path / "a.webm", "-c", "copy", tmp_path / "a.mkv")
+    ffmpeg(*encode, "-pix_fmt", "yuv420p", tmp_path / "plain.webm")
+    facts = {name: probe_video(tmp_path / name) for name in ("a.webm", "a.mkv", "plain.webm")}
+    assert {name: fact.has_alpha for name, fact in facts.items()} == {
+        "a.webm": True,
+        "a.mkv": True,
+        "plain.webm": False,
+    }
+    assert len(times_of(tmp_path / "a.webm")) == 2
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
 def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     name = "a.jpg" if mode == "CMYK" else "a.png"

@@ -431,7 +431,7 @@ def test_captions_in_a_column_of_another_name_are_a_warning(tree: Path, suffix: 
     write_metadata(tree / f"metadata{suffix}", rows)
     found, (finding,) = read_metadata(tree, walk(tree))
     assert (finding.rule, finding.where) == ("caption-column", f"metadata{suffix}")
-    assert finding.message == f"no row has `text`, and 2 have {column!r}, which is not read as caption"
+    assert finding.message == f"no row has `text`; 2 have {column!r}, which is no caption here"
     assert RULES[finding.rule].severity == "warning"
     assert found["a.mp4"][0].columns[column] == "a hand waves"
 
