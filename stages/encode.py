@@ -7,6 +7,7 @@ base model. Writes data/latents_{train,val,test}.parquet (indexes: the latents a
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,13 +131,13 @@ class Encoding:
         try:
             tensors = self.encoder.encode(unit, frames)
         except ValueError as error:
-            raise UserError(f"{unit.kind} of {unit.unit or 'the empty caption'}: {error}") from None
+            raise UserError(f"{label(unit)}: {error}") from None
         try:
-            check_finite(tensors, f"{unit.kind} of {unit.unit}")
+            check_finite(tensors, label(unit))
         except FloatingPointError as error:
             raise UserError(f"{error}: the base's encoder fails on these frames (encode.dtype too narrow?)") from None
         for note in self.encoder.notes:
-            warn(f"warning: {unit.kind} of {unit.unit}: {note}")
+            warn(f"warning: {label(unit)}: {note}")
         self.encoder.notes.clear()
         shapes = {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape] for name, tensor in tensors.items()}
         yield cell, pack(tensors), {"tensors": canonical_json(shapes)}
@@ -190,6 +191,12 @@ def main(
             for kind, unit in needed
         ]
         files.write_table(Path(f"data/latents_{split}.parquet"), rows, LATENTS_SCHEMA)
+
+
+def label(unit: EncodeUnit) -> str:
+    """What a unit is called in messages: a text by how it begins, since its id says nothing to a person."""
+    name = f"{unit.kind} of {unit.unit or 'the empty caption'}"
+    return f"{name} ({textwrap.shorten(unit.text, 60, placeholder='...')!r})" if unit.text else name
 
 
 def mebibytes(count: int) -> str:

@@ -59,7 +59,7 @@ def main(
     table = files.read_table(Path("data/columns.parquet"))
     columns = {(row.content_id, row.column): (row.value, row.number) for row in table.itertuples()}
     filters = [Filter.parse(text) for text in params.filters]
-    known_columns(filters, set(MEASURES) | set(table.column))
+    known_columns(filters, MEASURES, set(table.column))
     check_columns(params, set(table.column))
 
     rows: Rows = cut_pairs(
@@ -71,15 +71,7 @@ def main(
     )
     measure(rows, shots.set_index("shot")[["content_id", "cell", "digest"]].to_dict("index"), params)
     kept, dropped = apply_filters(rows, filters, columns)
-    splits: dict[str, Rows] = {split: [] for split in SPLITS}
-    made = []
-    for row in kept:
-        split = place(str(row["content_id"]), params, columns)
-        if row["kind"] == "image_pair" and params.pseudo_middles != "off" and split != "test":
-            made.append(row)
-            splits[split].append(pseudo_row(row, params.pseudo_middles))
-        else:  # an image pair has no middles to learn from: it is for test
-            splits["test" if row["kind"] == "image_pair" else split].append(row)
+    splits, made = deal(kept, params, columns)
     if params.leaks == "drop":
         give_way(splits, dropped, params.leak_bits)
     kept = [row for split in SPLITS for row in splits[split]]
@@ -113,6 +105,28 @@ def main(
     files.write_table(Path("data/pseudo.parquet"), pseudo, SHOTS_SCHEMA)
     for split in SPLITS:
         files.write_table(Path(f"data/pairs_{split}.parquet"), splits[split], PAIRS_SCHEMA)
+
+
+def deal(kept: Rows, params: Pair, columns: Columns) -> tuple[dict[str, Rows], Rows]:
+    """The rows of each split, and the image pairs that get made middles. An image pair without is for test."""
+    splits: dict[str, Rows] = {split: [] for split in SPLITS}
+    made = []
+    moved = 0
+    for row in kept:
+        split = place(str(row["content_id"]), params, columns)
+        if row["kind"] == "image_pair" and params.pseudo_middles != "off" and split != "test":
+            made.append(row)
+            splits[split].append(pseudo_row(row, params.pseudo_middles))
+        else:  # an image pair has no middles to learn from: it is for test
+            splits["test" if row["kind"] == "image_pair" else split].append(row)
+            said = (row["content_id"], params.split_column) in columns
+            moved += said and split != "test" and row["kind"] == "image_pair"
+    if moved:
+        say(
+            f"pair: {moved} image pairs are for test, though {params.split_column} (pair.split_column) says train or "
+            "val: they have no middles to learn from; pair.pseudo_middles makes some"
+        )
+    return splits, made
 
 
 def measure(rows: Rows, shots: dict[str, dict[str, str]], params: Pair) -> None:
@@ -288,7 +302,7 @@ def place(content_id: str, params: Pair, columns: Columns) -> str:
         if given[0] not in SPLITS:
             raise UserError(
                 f"pair.split_column: {params.split_column} is {given[0]!r} for {content_id}: "
-                f"write one of {', '.join(SPLITS)}"
+                f"write one of {', '.join(SPLITS)} in the metadata (data/sources.parquet names that content's files)"
             )
         return given[0]
     group = columns.get((content_id, params.group_column or ""), (content_id, 0.0))[0]

@@ -6,7 +6,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,17 @@ def look_up(
     return text if condition.is_text else number
 
 
-def known_columns(conditions: list[Filter], names: set[str]) -> None:
-    """Raise `UserError` when a filter names a column that does not exist."""
+def known_columns(conditions: list[Filter], measures: Collection[str], metadata: Collection[str]) -> None:
+    """Raise `UserError` when a filter names a column that does not exist, or one of two."""
     for condition in conditions:
-        if condition.column not in names:
+        known = (condition.column in measures) + (condition.column in metadata)
+        if known == 2:
+            raise UserError(
+                f"pair.filters: {condition.text!r}: {condition.column!r} is both a measure of windows (docs/data.md) "
+                f"and a column of the metadata: rename the metadata's column, for example to 'my_{condition.column}'"
+            )
+        if not known:
             raise UserError(
                 f"pair.filters: {condition.text!r}: there is no column {condition.column!r}: "
-                f"use one of {', '.join(sorted(names))}"
+                f"use one of {', '.join(sorted({*measures, *metadata}))}"
             )

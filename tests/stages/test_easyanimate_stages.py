@@ -263,7 +263,11 @@ def test_a_caption_that_is_too_long_stops_before_the_clips_are_encoded(
     switched.set(easyanimate__encode__long_captions="stop", easyanimate__encode__max_sequence_length=4)
     run = stage("encode", fails=True)
     assert run.returncode == 1
-    assert re.search(r"error: text of \w+: the text has \d+ tokens, and the encoder takes 4: shorten it\n$", run.stderr)
+    error = r"error: text of \w+ \('(.+)\.\.\.'\): the text has \d+ tokens, and the encoder takes 4: shorten it\n$"
+    found = re.search(error, run.stderr)
+    assert found, run.stderr
+    texts = read_table(switched.root / "data/captions.parquet").text
+    assert any(text.startswith(found[1]) for text in texts) and len(found[1]) <= 57
     switched.set(easyanimate__encode__long_captions="truncate", easyanimate__encode__max_sequence_length=256)
 
 

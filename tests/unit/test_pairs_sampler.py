@@ -281,6 +281,36 @@ def test_a_filter_on_an_unknown_column_names_the_known_ones(project: Path) -> No
         run_stage([shot("a-000", 9)], {"a": {"scene": "x"}})
 
 
+def test_a_filter_on_a_name_that_is_a_measure_and_a_column_is_refused(project: Path) -> None:
+    set_pair(project, filters=["width > 90"])
+    assert set(run_stage([shot(f"{name}-000", 9) for name in IDS[:20]])["train"].width) == {96}
+    message = (
+        r"'width > 90': 'width' is both a measure of windows .* rename the metadata's column, for example to 'my_w"
+    )
+    with pytest.raises(UserError, match=message):
+        run_stage([shot("a-000", 9)], {"a": {"width": "4"}})
+
+
+def test_image_pairs_that_a_column_gives_to_train_are_counted(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, pairs = IDS[:30], IDS[30:40]
+    set_pair(project, split_column="fold")
+    columns = {name: {"fold": fold} for name, fold in zip(pairs, ["train", "val", "test"] * 3, strict=False)}
+    rows = [shot(f"{name}-000", 9) for name in clips] + [image for name in pairs for image in images(name)]
+
+    def told() -> list[str]:
+        return [line for line in capsys.readouterr().out.splitlines() if "pair.split_column" in line]
+
+    splits = run_stage(rows, columns)  # one of the ten is dealt by its hash, which says nothing of what was wanted
+    assert set(splits["test"].content_id) >= set(pairs)
+    (line,) = told()
+    assert line.startswith("pair: 6 image pairs are for test, though fold (pair.split_column) says train or val: they")
+    set_pair(project, pseudo_middles="flow")
+    run_stage(rows, columns)
+    assert told() == []
+
+
 def test_splits_are_given_by_a_column_and_groups_stay_together(project: Path) -> None:
     columns = {name: {"film": f"film {number % 9}"} for number, name in enumerate(IDS[:90])}
     columns[IDS[0]]["fold"], columns[IDS[1]]["fold"] = "test", "val"
