@@ -216,7 +216,12 @@ def show(inputs: Inputs, *, all_levels: bool = False) -> None:
     if quiet:
         warn(f"info: not used: {listed(quiet)} (`framelora validate --all` names them)")
     if inputs.left_out:
-        warn(f"warning: not used, though captions.severities turns the rule off: {listed(inputs.left_out)}")
+        warn(f"warning: {not_told(inputs)}")
+
+
+def not_told(inputs: Inputs) -> str:
+    """What is not used for rules that are off, in a line."""
+    return f"not used, though captions.severities turns the rule off: {listed(inputs.left_out)}"
 
 
 def listed(counts: Mapping[str, int]) -> str:
