@@ -123,9 +123,8 @@ def find(names: Iterable[str], sources: Iterable[Source]) -> tuple[dict[str, Sou
                 findings.append(Finding("stray-tracks", name, message))
         elif name.lower().endswith(SUFFIX):
             stem = name[: -len(SUFFIX)]
-            video = by_stem.get(stem) or by_composed.get(composed(stem))
-            if video is not None:
-                found[name] = video
+            if (own := by_stem.get(stem) or by_composed.get(composed(stem))) is not None:
+                found[name] = own
             else:
                 findings.append(Finding("stray-tracks", name, "belongs to no video"))
     return found, findings

@@ -29,16 +29,7 @@ def build_issues_page(title: str, summary: str, issues: Sequence[Mapping[str, st
             tone="worse" if "error" in levels else "unclear" if "warning" in levels else "better",
             summary=summary,
             notes=notes,
-            rules=[
-                {
-                    "rule": rule,
-                    "severity": severity,
-                    "number": number,
-                    "about": RULES[rule].about,
-                    "fix": RULES[rule].fix,
-                }
-                for (severity, rule), number in counts.items()
-            ],
+            rules=[(RULES[name], severity, number) for (severity, name), number in counts.items()],
             issues=issues,
         )
     )

@@ -93,13 +93,8 @@ def test_a_severity_of_the_parameters_decides_the_exit_code(root: Path) -> None:
 def test_a_severity_of_no_rule_is_refused(root: Path) -> None:
     set_severities(no_captoin="error")
     code, _, err = validate("data/mine")
-    assert (code, err) == (
-        1,
-        [
-            "error: params.yaml: captions.severities: there is no rule 'no-captoin': "
-            "`framelora validate --rules` lists them"
-        ],
-    )
+    message = "params.yaml: captions.severities: there is no rule 'no-captoin': `framelora validate --rules` lists them"
+    assert (code, err) == (1, [f"error: {message}"])
 
 
 def test_infos_are_printed_when_all_is_asked_for(root: Path) -> None:
