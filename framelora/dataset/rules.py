@@ -42,7 +42,7 @@ class Issue:
 
 TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     # Files
-    ("unreadable", "error", "the file can't be read as what its name says", "replace, remove or chmod it"),
+    ("unreadable", "error", "the file can't be read, or is not what its name says", "replace, remove or chmod it"),
     ("unsupported-codec", "error", "no decoder for the video stream", "convert it, for example to H.264"),
     ("over-limit", "error", "more pixels, frames or seconds than data.max_* allow", "cut it, or raise the limit"),
     ("unsupported-type", "warning", "media of a type that is not read", "convert it to mp4, mkv, jpg or png"),
@@ -83,12 +83,7 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     # Captions
     ("no-caption", "info", "no caption anywhere", "add NAME.txt or a metadata row"),
     ("empty-caption", "warning", "a caption of nothing but spaces", "write it, or remove the row"),
-    (
-        "short-caption",
-        "warning",
-        "shorter than captions.min_tokens",
-        "describe what is seen and what moves",
-    ),
+    ("short-caption", "warning", "shorter than captions.min_tokens", "describe what is seen and what moves"),
     ("long-caption", "warning", "longer than captions.max_tokens", "shorten it"),
     ("repeated-caption", "warning", "one text (digits aside) for many contents", "say what sets each apart"),
     ("control-characters", "warning", "control or invisible characters", "remove them"),

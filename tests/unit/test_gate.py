@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_media import clip, ffmpeg
 from conftest import REPOSITORY, unprivileged
 from PIL import Image
+from ruamel.yaml import YAML
 
 from framelora.cells.store import Store
+from framelora.console import UserError
 from framelora.dataset import gate
 from framelora.dataset.metadata import FILES
 from framelora.dataset.rules import LEAVE_OUT, RULES
 from framelora.dataset.tokens import WORDS
+from framelora.files import read_table
 from framelora.params import load_params
+from stages import captions, extract
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
 
@@ -92,3 +98,91 @@ def test_what_a_rule_that_is_off_leaves_out_is_counted_in_a_line(
 
 def test_rules_that_leave_something_out_are_rules() -> None:
     assert set(RULES) >= LEAVE_OUT
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds at 8 frames/s. Matroska has no count of frames."""
+    source = "testsrc2=size=96x64:rate=8:duration=2"
+    return clip(tmp_path_factory.mktemp("video") / "clip.mkv", source=source)
+
+
+def test_a_codec_that_nothing_decodes_is_named(tmp_path: Path, video: Path) -> None:
+    root = tmp_path / "data"
+    pair(root, "good")
+    data = video.read_bytes()
+    (root / "odd.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_FUTURE/CODEC1"))
+    inputs = inspect(root, tmp_path / "cells")
+    assert found(inputs) == {"odd.mkv": ("unsupported-codec", "has a video stream of an unknown codec")}
+    assert [issue.severity for issue in inputs.issues if issue.where == "odd.mkv"] == ["error"]
+    inputs = inspect(root, tmp_path / "cells", extract={"on_error": "skip"})
+    assert [issue.severity for issue in inputs.issues if issue.where == "odd.mkv"] == ["warning"]
+    assert [source.name for source in inputs.sources] == ["good"]
+
+
+def test_limits_of_the_parameters_are_findings_and_lifting_them_reads_nothing_anew(
+    tmp_path: Path, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, cells = tmp_path / "data", tmp_path / "cells"
+    pair(root, "good")
+    ffmpeg("-i", video, "-c", "copy", root / "clip.mp4")  # mp4 has a count of frames
+
+    def over(**limits: float) -> dict[str, tuple[str, str]]:
+        return found(inspect(root, cells, data=limits))
+
+    for known in (False, True):  # by the file, and then by its cell
+        too_large = ("over-limit", "is 96x64 pixels; data.max_pixels is 6143")
+        assert over(max_pixels=6143) == dict.fromkeys(("clip.mp4", "good_end.png", "good_start.png"), too_large)
+        assert over(max_frames=15) == {"clip.mp4": ("over-limit", "has 16 frames; data.max_frames is 15")}
+        assert over(max_seconds=1.5) == {"clip.mp4": ("over-limit", "lasts 2 s; data.max_seconds is 1.5")}
+        assert over(max_pixels=6144, max_frames=16, max_seconds=2.0) == {}
+        said = capsys.readouterr().out.splitlines()
+        assert all("3 cells, 0 computed" in line for line in said) == known
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which stages run; its base model has no tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FRAMELORA_CELLS", raising=False)
+    (tmp_path / "data/mine").mkdir(parents=True)
+    return tmp_path
+
+
+def set_params(project: Path, **changes: dict[str, Any]) -> None:
+    """Write params.yaml with values of some sections changed."""
+    document = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
+    for section, values in changes.items():
+        document[section] |= values
+    with (project / "params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(document, file)
+
+
+def test_limits_reach_the_decoder_too(project: Path, video: Path) -> None:
+    """What the header does not tell shows when the frames are counted."""
+    shutil.copy(video, project / "data/mine")
+    set_params(project, data={"root": "data/mine", "max_frames": 15})
+    captions.main()
+    with pytest.raises(UserError, match=r"clip.mkv goes on beyond 15 frames or 2 s: data.max_\* forbid it"):
+        extract.main(shard="", fill=False)
+    set_params(project, data={"root": "data/mine", "max_frames": 16})
+    extract.main(shard="", fill=False)
+    assert len(read_table(project / "data/frames.parquet")) == 1
+
+
+def test_texts_get_trigger_word_prefix_suffix_and_orders_of_their_tags(project: Path) -> None:
+    root = project / "data/mine"
+    for name, colour in (("a", "red"), ("b", "blue"), ("c", "green")):
+        pair(root, name, colour)
+    (root / "a.txt").write_text("fox, snow, dusk")
+    (root / "b.txt").write_text("zxc fox")
+    around = {"trigger_word": "zxc", "prefix": "film of ", "suffix": ", grain", "tag_variants": 3}
+    set_params(project, data={"root": "data/mine"}, captions=around)
+    captions.main()
+    sources = read_table(project / "data/sources.parquet")
+    rows = read_table(project / "data/captions.parquet").set_index("content_id")
+    texts = {source.name: rows.text[source.content_id] for source in sources.itertuples()}
+    assert texts == {"a": "zxc, film of fox, snow, dusk, grain", "b": "film of zxc fox, grain", "c": "zxc"}
+    first, *others = rows.variants[sources.content_id[sources.name == "a"].item()]
+    assert (first, len(others)) == (texts["a"], 2)
+    assert {tuple(sorted(text.split(", "))) for text in others} == {tuple(sorted(first.split(", ")))}

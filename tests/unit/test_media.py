@@ -672,6 +672,24 @@ def test_an_image_is_covered_and_cropped(tmp_path: Path) -> None:
     assert shot.frames[0, :, -44:].min() == 255
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.webp", {"lossless": True}), ("a.JPG", {"quality": 95}), ("a.jpeg", {})]
+)
+def test_other_formats_of_images_are_decoded_to_the_same_picture(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    across, down = np.meshgrid(np.arange(192), np.arange(128))
+    picture = np.stack([across, 2 * down, 255 - across], axis=-1).astype(np.uint8)
+    for file, how in (("a.png", {}), (name, options)):
+        Image.fromarray(picture).save(tmp_path / file, **how)
+    facts = probe_image(tmp_path / name)
+    assert (facts.width, facts.height, facts.codec) == (192, 128, "webp" if name == "a.webp" else "jpeg")
+    wanted, shot = (decode_image(tmp_path / file, BUCKETS, NO_FILE_BEYOND) for file in ("a.png", name))
+    assert shot.frames.shape == (1, 64, 96, 3)
+    difference = np.abs(shot.frames.astype(int) - wanted.frames)
+    assert difference.max() == 0 if name == "a.webp" else 0 < difference.mean() < 2
+
+
 def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     picture = Image.new("RGB", (60, 40), "red")
     picture.paste("blue", (0, 0, 30, 40))  # stored: blue left
