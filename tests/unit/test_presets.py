@@ -53,6 +53,7 @@ def test_what_suits_the_demo_alone_is_not_left_to_real_models(path: Path, projec
     (project / "params.yaml").write_bytes(merged(REPOSITORY / "params.yaml", path))
     params = load_params(project / "params.yaml")
     assert params.pair.filters == []
+    assert (params.captions.min_seconds, params.captions.max_seconds) == (2.0, 6.0)  # the demo's clips are shorter
     if params.model.family == "framer":  # SVD was trained with ln sigma ~ N(0.7, 1.6^2)
         assert (params.framer.objective.sigma_log_mean, params.framer.objective.sigma_log_std) == (0.7, 1.6)
 
