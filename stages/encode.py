@@ -7,7 +7,6 @@ base model. Writes data/latents_{train,val,test}.parquet (indexes: the latents a
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -196,7 +195,8 @@ def main(
 def label(unit: EncodeUnit) -> str:
     """What a unit is called in messages: a text by how it begins, since its id says nothing to a person."""
     name = f"{unit.kind} of {unit.unit or 'the empty caption'}"
-    return f"{name} ({textwrap.shorten(unit.text, 60, placeholder='...')!r})" if unit.text else name
+    text = " ".join(unit.text.split())
+    return f"{name} ({text if len(text) <= 60 else text[:57] + '...'!r})" if text else name
 
 
 def mebibytes(count: int) -> str:

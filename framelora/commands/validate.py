@@ -41,7 +41,7 @@ def validate(
         return
     root = folder or Path(params.data.root)
     if report is not None:
-        check_folder(report)
+        check_folder(report, root)
     length = text_length(Path(params.model.base))
     store = open_store()
     inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
@@ -62,8 +62,10 @@ def validate(
         raise UserError(f"{counted(levels['error'], 'error')} in {relative(root)}: mend what is named above")
 
 
-def check_folder(report: Path) -> None:
-    """Stop before a folder is overwritten that holds anything but an earlier report."""
+def check_folder(report: Path, root: Path) -> None:
+    """Stop before a report becomes data, or takes the place of anything but an earlier report."""
+    if report.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--report {report}: lies in the data folder: name another")
     if report.exists() and not report.is_dir():
         raise UserError(f"--report {report}: is a file: name a folder")
     others = sorted({path.name for path in report.iterdir()} - WRITTEN) if report.is_dir() else []

@@ -80,13 +80,15 @@ def scan(root: Path) -> tuple[list[str], list[Finding]]:
             raise UserError(f"{relative(folder)} can't be read ({error.strerror}): make it readable") from None
         for entry in entries:
             name = f"{prefix}{entry.name}"
+            if entry.name.startswith("."):
+                shown = os.fsencode(name).decode(errors="replace")
+                findings.append(Finding("hidden-file", shown, "is hidden: not looked at"))
+                continue
             try:
                 name.encode()
             except UnicodeEncodeError:
                 raise UserError(f"data.root: the name {name!r} is not UTF-8: rename the file") from None
-            if entry.name.startswith("."):
-                findings.append(Finding("hidden-file", name, "is hidden: not looked at"))
-            elif entry.is_symlink() and (finding := _check_link(Path(entry.path), name, inside)):
+            if entry.is_symlink() and (finding := _check_link(Path(entry.path), name, inside)):
                 findings.append(finding)
             elif entry.is_dir():
                 waiting.append((f"{name}/", Path(entry.path)))

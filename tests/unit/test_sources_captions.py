@@ -47,6 +47,8 @@ def test_a_name_that_is_not_utf_8_is_a_users_mistake(tmp_path: Path) -> None:
     make_files(tmp_path, os.fsdecode(b"caf\xe9.mp4"))
     with pytest.raises(UserError, match=r"'caf\\udce9.mp4' is not UTF-8: rename the file"):
         walk(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).rename(tmp_path / os.fsdecode(b".caf\xe9.mp4"))
+    assert scan(tmp_path) == ([], [Finding("hidden-file", ".caf\ufffd.mp4", "is hidden: not looked at")])
 
 
 def test_files_are_grouped_in_clips_pairs_widows_and_single_images() -> None:

@@ -182,8 +182,14 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(root: Path) -> None:
     set_severities(unreadable="off")
     assert validate("data/mine", "--report", "checked")[0] == 0
     assert "captions.severities turns the rule off: 1 unreadable" in Path("checked/index.html").read_text()
-    for report, problem in (("data/mine", "holds a.mp4, which is no part of a report"), ("params.yaml", "is a file")):
+    refused = {
+        "data": "holds mine, which is no part of a report: name a new folder",
+        "params.yaml": "is a file: name a folder",
+        "data/mine": "lies in the data folder: name another",
+        "data/mine/checked": "lies in the data folder: name another",
+    }
+    before = sorted(root.parent.rglob("*"))
+    for report, problem in refused.items():
         code, _, err = validate("data/mine", "--report", report)
-        assert code == 1
-        assert err[-1].startswith(f"error: --report {report}: {problem}: name a")
-    assert (root / "a.mp4").exists()
+        assert (code, err) == (1, [f"error: --report {report}: {problem}"])
+    assert sorted(root.parent.rglob("*")) == before
