@@ -24,9 +24,11 @@ from framelora.dataset.prompts import full_text, tag_variants
 from framelora.dataset.rules import ORDER, RULES, Finding, judge
 from framelora.dataset.sources import Source
 from framelora.dataset.tokens import WORDS, text_length
+from framelora.families.base import EncodeUnit
 from framelora.media.buckets import allowed_sizes, budget_buckets
 from framelora.media.probe import Facts
 from framelora.params import load_params
+from stages.encode import label
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
 CLIP = Source("clips/wave.mp4", "video", "clips/wave.mp4")
@@ -189,6 +191,19 @@ def test_variants_are_orders_of_the_same_tags(tags: list[str], count: int, keep:
 def test_orders_differ_by_seed() -> None:
     text = ", ".join("abcdefghij")
     assert len({variant for seed in range(3) for variant in tag_variants(text, count=4, keep=1, seed=seed)}) > 8
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", "text of c0ffee"),
+        ("a hand\n waves", "text of c0ffee ('a hand waves')"),
+        ("一只手" * 30, f"text of c0ffee ('{'一只手' * 19}...')"),
+        ("x" * 60, f"text of c0ffee ('{'x' * 60}')"),
+    ],
+)
+def test_messages_of_encode_tell_a_caption_by_its_beginning(text: str, shown: str) -> None:
+    assert label(EncodeUnit("text", "c0ffee", text=text)) == shown
 
 
 # buckets of a budget
