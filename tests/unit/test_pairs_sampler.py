@@ -324,7 +324,9 @@ def test_splits_are_given_by_a_column_and_groups_stay_together(project: Path) ->
     }
     assert sum(map(len, films.values())) == 9
     columns[IDS[0]]["fold"] = "exam"
-    with pytest.raises(UserError, match=r"fold is 'exam' for .*: write one of train, val, test"):
+    with pytest.raises(
+        UserError, match=r"fold is 'exam' for .*: write one of train, val, test in the metadata \(data/sources"
+    ):
         run_stage(rows, columns)
     set_pair(project, split_column="sheet")
     with pytest.raises(UserError, match=r"pair.split_column: no metadata has a column 'sheet': it has film, fold"):
