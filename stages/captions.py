@@ -28,7 +28,7 @@ def main() -> None:
     root = Path(params.data.root)
     store = open_store()
     length = text_length(Path(params.model.base))
-    inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
+    inputs = gate.inspect(root, store, params.data, params.captions, params.extract, params.pair, length)
     files.replace_folder(Path("reports/captions"), issues_report(inputs, store))
     gate.show(inputs)
     gate.stop_at_errors(inputs.issues)

@@ -19,7 +19,7 @@ from framelora import files
 from framelora.cells.fill import Computed, Filling, ensure
 from framelora.cells.store import Cell, open_store
 from framelora.console import UserError, command, say, warn
-from framelora.dataset.filters import Filter, known_columns, look_up
+from framelora.dataset.filters import Filter, check_columns, look_up
 from framelora.dataset.leaks import find_leaks, shots_that_give_way
 from framelora.dataset.pairs import (
     MEASURES,
@@ -58,9 +58,7 @@ def main(
     shots = files.read_table(Path("data/frames.parquet"))
     table = files.read_table(Path("data/columns.parquet"))
     columns = {(row.content_id, row.column): (row.value, row.number) for row in table.itertuples()}
-    filters = [Filter.parse(text) for text in params.filters]
-    known_columns(filters, MEASURES, set(table.column))
-    check_columns(params, set(table.column))
+    filters = check_columns(params, MEASURES, set(table.column))
 
     rows: Rows = cut_pairs(
         shots,
@@ -286,14 +284,6 @@ def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
             f"({first['split']}) and {first['other_pair']} ({first['other_split']}): reports/pairs/leaks.csv lists "
             "them; set pair.leaks: drop, give them one value in pair.group_column, or remove one"
         )
-
-
-def check_columns(params: Pair, names: set[str]) -> None:
-    """Stop when a column that the split goes by is in no metadata."""
-    for parameter, name in (("split_column", params.split_column), ("group_column", params.group_column)):
-        if name is not None and name not in names:
-            found = f"it has {', '.join(sorted(names))}" if names else "there is none"
-            raise UserError(f"pair.{parameter}: no metadata has a column {name!r}: {found}")
 
 
 def place(content_id: str, params: Pair, columns: Columns) -> str:

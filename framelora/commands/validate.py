@@ -44,7 +44,7 @@ def validate(
         check_folder(report, root)
     length = text_length(Path(params.model.base))
     store = open_store()
-    inputs = gate.inspect(root, store, params.data, params.captions, params.extract, length)
+    inputs = gate.inspect(root, store, params.data, params.captions, params.extract, params.pair, length)
     levels = Counter(issue.severity for issue in inputs.issues)
     found = [counted(count, kind.replace("_", " ")) for kind, count in sorted(inputs.counts.items())]
     judged = [counted(levels[level], level) for level in ORDER]

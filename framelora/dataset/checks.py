@@ -19,7 +19,7 @@ from framelora.media.buckets import allowed_sizes, nearest_bucket, upscale
 from framelora.media.probe import DEMUXERS, IMAGE_FORMATS, Facts
 
 if TYPE_CHECKING:
-    from framelora.schema.data import Captions, Extract
+    from framelora.schema.data import Captions, Extract, Pair
 
 PLACEHOLDERS = frozenset(
     {"todo", "tbd", "fixme", "xxx", "n/a", "na", "none", "null", "nan", "caption", "text", "description", "placeholder"}
@@ -48,7 +48,9 @@ def check_names(names: Iterable[str]) -> Iterator[Finding]:
             yield Finding("other-file", name, "is neither media nor captions")
 
 
-def check_source(source: Source, facts: Mapping[str, Facts], captions: Captions, extract: Extract) -> Iterator[Finding]:
+def check_source(
+    source: Source, facts: Mapping[str, Facts], captions: Captions, extract: Extract, pair: Pair
+) -> Iterator[Finding]:
     """What is to say about a readable source."""
     first, *others = (facts[path] for path in source.paths)
     if any((other.width, other.height) != (first.width, first.height) for other in others):
@@ -73,6 +75,11 @@ def check_source(source: Source, facts: Mapping[str, Facts], captions: Captions,
     if first.duration > captions.max_seconds:
         limit = captions.max_seconds
         yield Finding("too-long", source.name, f"lasts {first.duration:.2f} s; captions.max_seconds is {limit:g}")
+    rate = min(extract.fps, first.fps) if first.fps > 0 else extract.fps
+    frames = round(first.duration * rate)
+    if first.duration and frames < pair.num_frames and pair.short_shots == "drop":
+        held = f"{frames} frames at {rate:g} frames/s; pair.num_frames is {pair.num_frames}"
+        yield Finding("no-window", source.name, f"lasts {first.duration:.2f} s, {held}")
     if 0 < first.fps < extract.fps:
         yield Finding("low-frame-rate", source.name, f"{first.fps:g} frames/s; extract.fps is {extract.fps:g}")
     if first.transfer:

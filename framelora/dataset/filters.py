@@ -8,9 +8,12 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from framelora.console import UserError
+
+if TYPE_CHECKING:
+    from framelora.schema.data import Pair
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -89,6 +92,17 @@ def look_up(
         return value
     text, number = columns.get((str(row["content_id"]), condition.column), (None, math.nan))
     return text if condition.is_text else number
+
+
+def check_columns(params: Pair, measures: Collection[str], metadata: Collection[str]) -> list[Filter]:
+    """The filters, read. Raises `UserError` when one of them, or what the split goes by, names no column."""
+    filters = [Filter.parse(text) for text in params.filters]
+    known_columns(filters, measures, metadata)
+    for parameter, name in (("split_column", params.split_column), ("group_column", params.group_column)):
+        if name is not None and name not in metadata:
+            found = f"it has {', '.join(sorted(metadata))}" if metadata else "there is none"
+            raise UserError(f"pair.{parameter}: no metadata has a column {name!r}: {found}")
+    return filters
 
 
 def known_columns(conditions: list[Filter], measures: Collection[str], metadata: Collection[str]) -> None:

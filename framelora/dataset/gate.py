@@ -13,6 +13,8 @@ from framelora.cells.store import Cell, Store
 from framelora.console import UserError, progress, relative, warn
 from framelora.dataset import captions, checks, sources, tracks
 from framelora.dataset.captions import Gathered
+from framelora.dataset.filters import check_columns
+from framelora.dataset.pairs import MEASURES
 from framelora.dataset.rules import ORDER, RULES, Finding, Issue, judge, left_out, unopened
 from framelora.dataset.sources import Source
 from framelora.dataset.tokens import TextLength
@@ -28,7 +30,7 @@ from framelora.media.probe import (
     peek_video,
     thumbnail,
 )
-from framelora.schema.data import Captions, Data, Extract
+from framelora.schema.data import Captions, Data, Extract, Pair
 from framelora.source import source_digest
 from framelora.versions import versions
 
@@ -68,6 +70,7 @@ def inspect(
     data: Data,
     params: Captions,
     extract: Extract,
+    pair: Pair,
     length: TextLength,
 ) -> Inputs:
     """Look at everything in a data root.
@@ -76,7 +79,7 @@ def inspect(
     cell.
 
     Raises:
-        UserError: there is no such folder, or nothing in it.
+        UserError: there is no such folder, or nothing in it; or a parameter names a rule or a column that is not there.
     """
     for rule in params.severities:
         if rule not in RULES:
@@ -110,10 +113,11 @@ def inspect(
     found = [source for source in found if all(path in facts for path in source.paths)]
     content_ids = {source.name: source.content_id(digests) for source in found}
     for source in found:
-        findings += checks.check_source(source, facts, params, extract)
+        findings += checks.check_source(source, facts, params, extract, pair)
     findings += checks.check_copies(found, content_ids)
     gathered = captions.gather(root, names, found, content_ids)
     findings += gathered.findings
+    check_columns(pair, MEASURES, {name for named in gathered.columns.values() for name in named})
     findings += checks.check_captions(gathered, found, content_ids, params, length)
     of_videos, stray = tracks.find(names, found)
     given, unreadable = tracks.read(root, of_videos, facts)

@@ -55,6 +55,7 @@ TABLE: tuple[tuple[str, Severity, str, str], ...] = (
     ("pair-sizes", "error", "the two images of a pair differ in size", "make them one size"),
     ("single-image", "warning", "an image that is no half of a pair", "set data.images: true to train on it"),
     ("too-short", "warning", "shorter than captions.min_seconds", "use a longer clip"),
+    ("no-window", "warning", "fewer frames than pair.num_frames", "use a longer clip, or lower it"),
     ("too-long", "info", "longer than captions.max_seconds", "nothing: it is cut at its shots; or trim it"),
     ("too-small", "warning", "would be enlarged beyond extract.max_upscale, so it is left out", "use a larger one"),
     ("low-frame-rate", "info", "fewer frames a second than extract.fps", "nothing: it keeps its own rate"),

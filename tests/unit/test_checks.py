@@ -128,8 +128,21 @@ def test_captions_that_are_alike_but_for_numbers_are_counted() -> None:
 )
 def test_a_clip_breaks_its_rule_alone(changes: dict[str, Any], rule: str | None) -> None:
     facts = {CLIP.path: Facts(**{**vars(SOUND), **changes})}
-    found = [finding.rule for finding in check_source(CLIP, facts, PARAMS.captions, PARAMS.extract)]
+    pair = PARAMS.pair.model_copy(update={"num_frames": 3})
+    found = [finding.rule for finding in check_source(CLIP, facts, PARAMS.captions, PARAMS.extract, pair)]
     assert found == ([rule] if rule else [])
+
+
+def test_a_clip_without_a_window_is_told_before_it_is_decoded() -> None:
+    """SOUND lasts 3 s at 24 frames/s; frames are kept at 8 a second."""
+    facts, extract = {CLIP.path: SOUND}, PARAMS.extract.model_copy(update={"fps": 8.0})
+    for num_frames, short_shots, told in ((24, "drop", False), (25, "drop", True), (25, "still", False)):
+        pair = PARAMS.pair.model_copy(update={"num_frames": num_frames, "short_shots": short_shots})
+        found = list(check_source(CLIP, facts, PARAMS.captions, extract, pair))
+        assert [finding.rule for finding in found] == (["no-window"] if told else [])
+    pair = PARAMS.pair.model_copy(update={"num_frames": 25})
+    (finding,) = check_source(CLIP, facts, PARAMS.captions, extract, pair)
+    assert finding.message == "lasts 3.00 s, 24 frames at 8 frames/s; pair.num_frames is 25"
 
 
 def test_other_files_and_copies_are_named() -> None:

@@ -38,7 +38,7 @@ def inspect(root: Path, store: Path, **changes: dict[str, Any]) -> gate.Inputs:
     """The gate's verdict under the demo's parameters; `changes` are values of their sections."""
     parts = [
         getattr(PARAMS, section).model_copy(update=changes.get(section, {}))
-        for section in ("data", "captions", "extract")
+        for section in ("data", "captions", "extract", "pair")
     ]
     return gate.inspect(root, Store(store), *parts, WORDS)
 
