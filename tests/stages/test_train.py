@@ -105,20 +105,45 @@ def test_the_adapter_is_a_peft_folder_that_learned_and_names_its_cell(encoded: P
     assert (config["peft_type"], config["lora_dropout"]) == ("LORA", 0.1)
 
 
+def wait_for_checkpoint(project: Project, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process that trains has written the checkpoint of a step."""
+    deadline = time.monotonic() + 120
+    while not list((project.root / ".state").glob(f"*/checkpoint-{step:08d}")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def killed_after(project: Project, step: int) -> None:
     """Train until the checkpoint of a step is there, then kill the process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.train"], cwd=project.root, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((project.root / ".state").glob(f"*/checkpoint-{step:08d}")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_checkpoint(project, step, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list((project.root / ".cells/train/adapter").rglob("*.cell"))
+
+
+def test_dvc_that_is_killed_with_all_its_processes_goes_on_in_the_same_bytes(encoded: Project) -> None:
+    encoded.repro("train")
+    whole = adapter_of(encoded)
+    forget_the_run(encoded)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    again = ["repro", "--force", "--single-item", "train"]
+    process = subprocess.Popen(
+        ["dvc", *again], cwd=encoded.root, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_checkpoint(encoded, 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (encoded.root / "models/adapter").exists()  # DVC empties its outs before a run
+    run = encoded.repro(*again[1:])
+    assert "going on from step 2" in run.stderr
+    assert adapter_of(encoded) == whole
 
 
 @pytest.mark.parametrize("wait_for", [2, 4])
