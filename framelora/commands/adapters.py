@@ -39,6 +39,11 @@ class Workbench:
         self.base = base or Path(self.params.model.base)
         fingerprint(self.base)  # says what is missing
         self.keys: Any = load_part(self.params.model.family, "keys")
+        if not (self.base / self.keys.NETWORK / "config.json").is_file():
+            raise UserError(
+                f"{relative(self.base)} is no base of model.family {self.params.model.family}: "
+                f"{self.keys.NETWORK}/config.json is missing: name another folder, or another family in params.yaml"
+            )
         self.naming = Naming(self.keys.NETWORK, self.keys.KOHYA_PREFIX, self.keys.original_name)
         self.shapes = functools.cache(lambda: linear_shapes(self.keys.empty_denoiser(self.base)))
 
@@ -57,6 +62,8 @@ def bad_adapters() -> Iterator[None]:
         yield
     except ValueError as error:  # BadAdapter, Unsupported
         raise UserError(str(error)) from None
+    except OSError as error:  # of diffusers too: a network without its weights
+        raise UserError(f"{' '.join(str(error).split())}: restore the file, or name another") from None
 
 
 def parse_weighted(text: str) -> tuple[Path, float]:
@@ -201,7 +208,8 @@ def merge_adapter(
         raise UserError(f"{path} is a DoRA adapter: its change is not low-rank; use it live")
     import torch
 
-    denoiser = load_part(bench.params.model.family, "loss").load_denoiser(bench.base, torch.float32)
+    with bad_adapters():
+        denoiser = load_part(bench.params.model.family, "loss").load_denoiser(bench.base, torch.float32)
     error = merge(denoiser, state, weight, MERGE_DTYPES[dtype])
     line = (
         f"{dtype} loses {100 * error.share:.1f} % of the change at weight {weight:g} "

@@ -30,6 +30,7 @@ from framelora.adapters.merge import merge
 from framelora.adapters.peft_folder import folder_files, read_folder
 from framelora.adapters.single_file import Naming, header_sorted
 from framelora.adapters.state import BadAdapter, LoraLayer, LoraState, check_fits
+from framelora.base_model import write_lock
 from framelora.cli import app
 from framelora.families.easyanimate import keys
 from framelora.families.easyanimate.networks.transformer import dead_layers, linear_layers
@@ -431,6 +432,20 @@ class TestCommands:
         assert code == 1
         assert part in text
         assert "Traceback" not in text
+
+    @pytest.mark.parametrize("command", [["show", "a"], ["export", "a", "-o", "x.safetensors"]])
+    def test_a_base_of_another_family_is_named(self, project: Path, command: list[str]) -> None:
+        foreign = str(REPOSITORY / "bases/tiny-framer")
+        code, text = run(*command, "--base", foreign)
+        assert (code, text.count("\n")) == (1, 1), text
+        assert f"{foreign} is no base of model.family easyanimate: transformer/config.json is missing" in text
+
+    def test_a_base_without_the_denoisers_weights_is_named(self, project: Path) -> None:
+        (project / "base/transformer/diffusion_pytorch_model.safetensors").unlink()
+        write_lock(project / "base")
+        code, text = run("merge", "a@0.1", "-o", "merged")
+        assert (code, text.count("\n")) == (1, 1), text
+        assert "transformer/diffusion_pytorch_model.safetensors is missing" in text
 
     def test_an_adapter_for_another_model_is_refused(self, project: Path) -> None:
         make_base(project / "wide", num_attention_heads=4)

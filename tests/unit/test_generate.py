@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import av
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from diffusers import EasyAnimateTransformer3DModel
 from easyanimate_base import make_base
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_adapters import make_state, run, write
+
+from framelora.base_model import write_lock
 
 SMALL = ("--prompt", "a bird sits", "--size", "48x32", "--frames", "9", "--steps", "2")
 
@@ -106,6 +110,65 @@ def test_mistakes_are_one_line(arguments: list[str], part: str) -> None:
     assert part in text
     assert "Traceback" not in text
     assert not Path("wrong.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("removed", "part"),
+    [
+        ("text_encoder/config.json", "text_encoder/config.json is missing: it holds transformer/, vae/, text_encoder/"),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors is missing"),
+        ("tokenizer/tokenizer_config.json", "tokenizer/tokenizer_config.json is missing"),
+        ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json is missing"),
+        ("vae/config.json", "vae/config.json is missing"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors is missing"),
+        ("transformer/config.json", "transformer/config.json is missing: name another folder"),
+        (
+            "transformer/diffusion_pytorch_model.safetensors",
+            "transformer/diffusion_pytorch_model.safetensors is missing",
+        ),
+    ],
+)
+def test_a_base_that_is_not_whole_is_told_by_what_it_lacks(tmp_path: Path, removed: str, part: str) -> None:
+    shutil.copytree("t2v", tmp_path / "base")
+    (tmp_path / "base" / removed).unlink()
+    write_lock(tmp_path / "base")
+    code, text = run("generate", *SMALL, "--base", str(tmp_path / "base"), "-o", "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert text.startswith("error: ") and part in text
+
+
+def test_a_piece_of_sharded_weights_that_is_missing_is_named(tmp_path: Path) -> None:
+    shutil.copytree("t2v", tmp_path / "base")
+    transformer = EasyAnimateTransformer3DModel.from_pretrained("t2v/transformer")
+    shutil.rmtree(tmp_path / "base/transformer")
+    transformer.save_pretrained(tmp_path / "base/transformer", max_shard_size="100KB")
+    write_lock(tmp_path / "base")
+    arguments = [*SMALL, "--base", str(tmp_path / "base"), "-o"]
+    assert run("generate", *arguments, "sharded.mp4")[0] == 0
+    pieces = sorted((tmp_path / "base/transformer").glob("*.safetensors"))
+    assert len(pieces) > 1
+    pieces[1].unlink()
+    write_lock(tmp_path / "base")
+    code, text = run("generate", *arguments, "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert f"transformer/{pieces[1].name} is missing" in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
+    shutil.copytree("t2v", tmp_path / "base")
+    (tmp_path / "base/vae/config.json").write_text(content)
+    write_lock(tmp_path / "base")
+    code, text = run("generate", *SMALL, "--base", str(tmp_path / "base"), "-o", "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert f"{tmp_path}/base/vae/config.json" in text
+
+
+def test_a_base_of_another_family_is_named() -> None:
+    foreign = str(REPOSITORY / "bases/tiny-framer")
+    code, text = run("generate", *SMALL, "--base", foreign, "-o", "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert f"{foreign} is no base of model.family easyanimate: transformer/config.json is missing" in text
 
 
 def test_an_adapter_for_another_model_is_refused() -> None:

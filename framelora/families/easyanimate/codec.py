@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,24 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertModel, Qwen2VLForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
-from framelora.families.easyanimate.spec import Unsupported
+from framelora.families.easyanimate.spec import Unsupported, check_parts, read_config
 
 ENCODERS = {"qwen2_vl": Qwen2VLForConditionalGeneration, "bert": BertModel}
 
 
 def load_vae(base: Path) -> AutoencoderKLMagvit:
-    """Load the VAE (`base/vae`) in fp32."""
+    """Load the VAE (`base/vae`) in fp32. Raises `Unsupported` when it is not there."""
+    check_parts(base, "vae")
     return AutoencoderKLMagvit.from_pretrained(base / "vae", local_files_only=True)
 
 
 @functools.lru_cache(maxsize=2)
 def load_scheduler(base: Path) -> FlowMatchEulerDiscreteScheduler:
-    """Load the flow-matching scheduler (`base/scheduler`): its shift decides training's and sampling's sigmas."""
+    """Load the flow-matching scheduler (`base/scheduler`): its shift decides training's and sampling's sigmas.
+
+    Raises `Unsupported` when it is not there.
+    """
+    check_parts(base, "scheduler")
     return FlowMatchEulerDiscreteScheduler.from_pretrained(base / "scheduler", local_files_only=True)
 
 
@@ -40,10 +44,11 @@ class TextEncoder:
             device: where it computes.
 
         Raises:
-            Unsupported: another encoder than those two.
+            Unsupported: there is none, or another than those two.
         """
         disable_progress_bar()
-        self.kind = json.loads((base / "text_encoder/config.json").read_text())["model_type"]
+        check_parts(base, "text_encoder", "tokenizer")
+        self.kind = read_config(base / "text_encoder/config.json").get("model_type")
         if self.kind not in ENCODERS:
             raise Unsupported(f"the text encoder is of type {self.kind}: only {' and '.join(ENCODERS)} are known")
         self.device = device

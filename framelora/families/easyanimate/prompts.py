@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framelora.families.base import EncodeUnit
 from framelora.families.easyanimate.encode import Encoder
-from framelora.families.easyanimate.spec import read_spec
+from framelora.families.easyanimate.spec import check_parts, read_spec
 
 if TYPE_CHECKING:
     from framelora.schema.easyanimate import EasyAnimate
@@ -29,8 +29,9 @@ class Limits:
 
 
 def limits(base: Path) -> Limits:
-    """Read a base's limits. Raises `Unsupported`."""
+    """Read a base's limits. Raises `Unsupported`, also when a part of the base is not there."""
     spec = read_spec(base)
+    check_parts(base)
     return Limits(spec.side, spec.temporal_ratio, spec.inpaint)
 
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+# What each part of a base's folder holds; a file of weights may be several, with an index.
+PARTS = {
+    "transformer": ("config.json", "diffusion_pytorch_model.safetensors"),
+    "vae": ("config.json", "diffusion_pytorch_model.safetensors"),
+    "text_encoder": ("config.json", "model.safetensors"),
+    "tokenizer": ("tokenizer_config.json",),
+    "scheduler": ("scheduler_config.json",),
+}
 
 
 class Unsupported(ValueError):
@@ -43,16 +53,46 @@ class BaseSpec:
         return (num_frames - 1) // self.temporal_ratio + 1
 
 
+def check_parts(base: Path, *parts: str) -> None:
+    """See that parts of a base are there, without reading a weight; no name: all of them. Raises `Unsupported`."""
+    for part in parts or PARTS:
+        for name in PARTS[part]:
+            path = base / part / name
+            if not path.is_file() and (index := path.with_name(f"{name}.index.json")).is_file():
+                pieces = sorted(set(read_config(index).get("weight_map", {}).values()))
+                path = next((path.with_name(piece) for piece in pieces if not path.with_name(piece).is_file()), index)
+            if not path.is_file():
+                raise Unsupported(
+                    f"{base} is no whole EasyAnimate base: {path.relative_to(base)} is missing: it holds "
+                    f"{'/, '.join(PARTS)}/, as diffusers saves them"
+                )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of a base. Raises `Unsupported` when it is missing or holds no mapping."""
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Unsupported(
+            f"{path.parent.parent} is no EasyAnimate base: {path.parent.name}/{path.name} is missing "
+            f"(it holds {'/, '.join(PARTS)}/)"
+        ) from None
+    except ValueError as error:
+        raise Unsupported(f"{path} is not valid JSON: {error}: restore it") from None
+    if not isinstance(config, dict):
+        raise Unsupported(f"{path} holds no configuration: restore it")
+    return config
+
+
 def read_spec(base: Path) -> BaseSpec:
     """Read and check a base model's configurations (defaults are those of diffusers' classes).
 
     Raises:
-        Unsupported: two text encoders (V5), blocks that diffusers computes otherwise than the original, a control
-            model, or a mask that goes through the VAE.
-        FileNotFoundError: `vae/config.json` or `transformer/config.json` is missing.
+        Unsupported: `vae/config.json` or `transformer/config.json` is missing or damaged; two text encoders (V5),
+            blocks that diffusers computes otherwise than the original, a control model, or a mask that goes through
+            the VAE.
     """
-    vae = json.loads((base / "vae/config.json").read_text())
-    transformer = json.loads((base / "transformer/config.json").read_text())
+    vae, transformer = read_config(base / "vae/config.json"), read_config(base / "transformer/config.json")
     if transformer.get("text_embed_dim_t5") is not None or (base / "text_encoder_2").is_dir():
         raise Unsupported("EasyAnimate V5 has two text encoders (BERT and T5): use V5.1, which has one (Qwen2-VL)")
     layers, mmdit_layers = transformer.get("num_layers", 48), transformer.get("mmdit_layers", 48)
@@ -62,7 +102,7 @@ def read_spec(base: Path) -> BaseSpec:
             "in such blocks, so its outputs differ from EasyAnimate's by a few per cent"
         )
     channels = vae.get("latent_channels", 16)
-    in_channels = transformer["in_channels"]
+    in_channels = transformer.get("in_channels")
     if in_channels not in (channels, 2 * channels + 1):
         raise Unsupported(
             f"the transformer takes {in_channels} channels: only text to video ({channels}) and V5.1 inpaint models "

@@ -42,8 +42,6 @@ def check_window(window: Window, base: Path) -> str | None:
         spec = read_spec(base)
     except Unsupported as reason:
         return str(reason)
-    except FileNotFoundError as error:
-        return f"{base} is no EasyAnimate base: {error.filename} is missing (vae/, transformer/, text_encoder/, ...)"
     where = "easyanimate.conditioning.train_sizes: num_frames" if window.scaled else "pair.num_frames"
     if window.width % spec.side or window.height % spec.side:
         return (

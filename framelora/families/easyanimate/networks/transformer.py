@@ -8,12 +8,13 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import nn
 
-from framelora.families.easyanimate.spec import read_spec
+from framelora.families.easyanimate.spec import check_parts, read_spec
 
 
 def load_transformer(base: Path, dtype: torch.dtype = torch.float32) -> EasyAnimateTransformer3DModel:
     """Load the denoiser of a base model folder (`base/transformer`). Raises `Unsupported` as `read_spec` does."""
     read_spec(base)
+    check_parts(base, "transformer")
     return EasyAnimateTransformer3DModel.from_pretrained(base / "transformer", torch_dtype=dtype, local_files_only=True)
 
 
