@@ -112,6 +112,20 @@ def test_mistakes_are_one_line(arguments: list[str], part: str) -> None:
     assert not Path("wrong.mp4").exists()
 
 
+@pytest.mark.parametrize(("option", "called"), [("--prompt", "prompt"), ("--negative-prompt", "negative prompt")])
+def test_a_text_is_never_cut_whatever_is_done_with_captions(
+    option: str, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path("params.yaml").read_text()
+    assert "long_captions: stop" in text
+    (tmp_path / "params.yaml").write_text(text.replace("long_captions: stop", "long_captions: truncate"))
+    base = str(Path("t2v").absolute())
+    monkeypatch.chdir(tmp_path)
+    code, text = run("generate", *SMALL, option, "bird " * 90, "--base", base, "-o", "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert f"the {called} is too long: the text has 92 tokens, and the encoder takes 64" in text
+
+
 @pytest.mark.parametrize(
     ("removed", "part"),
     [

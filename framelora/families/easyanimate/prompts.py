@@ -55,17 +55,21 @@ def prepare(
         size: frames, height, width of the clip.
 
     Raises:
-        ValueError: a text is too long for the encoder.
+        ValueError: a text is too long for the encoder; `long_captions: truncate` is for captions of data sets.
     """
-    encoder = Encoder(base, params, device)
-    texts = {
-        name: encoder.encode(EncodeUnit("text", name, text=text), None)["embeds"].float()
-        for name, text in (("text", prompt), ("negative", negative))
-    }
+    whole = params.encode.model_copy(update={"long_captions": "stop"})
+    encoder = Encoder(base, params.model_copy(update={"encode": whole}), device)
+    texts = {}
+    for name, called, text in (("text", "prompt", prompt), ("negative", "negative prompt", negative)):
+        try:
+            texts[name] = encoder.encode(EncodeUnit("text", name, text=text), None)["embeds"].float()
+        except ValueError as error:
+            raise ValueError(f"the {called} is too long: {error}") from None
+    inputs: dict[str, Tensor | None] = {**texts, "masked": None}
     if not ends:
-        return {**texts, "masked": None}
+        return inputs
     clip = np.repeat(ends[0][None], size[0], axis=0)  # what stands between is hidden
     clip[-1] = ends[-1]
     mode = "first_frames" if len(ends) == 1 else "both_ends"
     unit = EncodeUnit("masked", "prompt", detail=f"{size[0]}/{mode}/1/render")
-    return {**texts, "masked": encoder.encode(unit, clip)["masked"].float()}
+    return inputs | {"masked": encoder.encode(unit, clip)["masked"].float()}
