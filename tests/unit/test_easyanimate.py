@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from diffusers import EasyAnimateInpaintPipeline, EasyAnimatePipeline
 from easyanimate_base import make_base
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from framelora.families.base import ALL_ROWS, EncodeUnit, Purpose, ReadUnit, Window
-from framelora.families.easyanimate import encode, loss, render, spec, units
+from framelora.families.easyanimate import encode, keys, loss, render, spec, units
 from framelora.families.easyanimate.codec import TextEncoder, load_scheduler
 from framelora.params import load_params
 from framelora.schema.easyanimate import EasyAnimate
@@ -690,6 +692,26 @@ class TestTrainingKey:
         assert self.changed(base, {}, {"conditioning.static_clips": "middle_frame"})
 
 
+def rename_layers(folder: Path, shards: str, names: dict[str, str]) -> None:
+    """Write a transformer's weights anew, in pieces of a size, with other names of some layers."""
+    from huggingface_hub import save_torch_state_dict
+
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    file.unlink()
+    for ours, theirs in names.items():
+        tensors = {name.replace(f".{ours}.", f".{theirs}."): tensor for name, tensor in tensors.items()}
+    pattern = "diffusion_pytorch_model{suffix}.safetensors"
+    save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size=shards)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (shards == "60KB")
+
+
+def refusal(base: Path) -> str:
+    with pytest.raises(spec.Unsupported) as caught:
+        loss.load_denoiser(base, torch.float32)
+    return str(caught.value)
+
+
 class TestRefusals:
     def test_frames_and_sizes_that_do_not_fit_are_named(self, base: Path, tmp_path: Path) -> None:
         assert units.check_window(WINDOW, base) is None
@@ -726,6 +748,31 @@ class TestRefusals:
         assert part in fault
         with pytest.raises(spec.Unsupported):
             loss.load_denoiser(tmp_path, torch.float32)
+
+    @pytest.mark.parametrize("shards", ["1GB", "60KB"])
+    def test_the_original_release_is_refused_by_name_before_anything_is_encoded(
+        self, base: Path, tmp_path: Path, shards: str
+    ) -> None:
+        copied = shutil.copytree(base, tmp_path / "base")
+        rename_layers(copied / "transformer", shards, keys.ORIGINAL)
+        for problem in (str(units.check_window(WINDOW, copied)), refusal(copied)):
+            assert "is of EasyAnimate's original release (transformer_blocks.0.attn2.to_" in problem
+            assert "use the release whose name ends in -diffusers, such as EasyAnimateV5.1-12b-zh-InP-diffus" in problem
+
+    @pytest.mark.parametrize("shards", ["1GB", "60KB"])
+    def test_weights_of_another_configuration_are_never_filled_up_with_random_ones(
+        self, base: Path, tmp_path: Path, shards: str
+    ) -> None:
+        copied = shutil.copytree(base, tmp_path / "base")
+        rename_layers(copied / "transformer", shards, {"attn1.add_q_proj": "attn1.other"})
+        named = "4 tensors are missing (the first is transformer_blocks.0.attn1.add_q_proj.bias) and 4 tensors are unk"
+        assert named in refusal(copied)
+
+    def test_a_file_that_holds_no_weights_is_named(self, base: Path, tmp_path: Path) -> None:
+        copied = shutil.copytree(base, tmp_path / "base")
+        path = copied / "transformer/diffusion_pytorch_model.safetensors"
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+        assert f"{path} is not a safetensors file" in str(units.check_window(WINDOW, copied))
 
     def test_a_folder_of_another_family_is_named(self, tmp_path: Path) -> None:
         fault = units.check_window(WINDOW, tmp_path)

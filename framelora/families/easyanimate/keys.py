@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from diffusers import EasyAnimateTransformer3DModel
 
-from framelora.families.easyanimate.networks.transformer import dead_layers
-from framelora.families.easyanimate.spec import read_spec
+from framelora.families.easyanimate.networks.transformer import dead_layers, empty_transformer
 
 NETWORK = "transformer"
 KOHYA_PREFIX = "lora_unet__"  # the original's root module has no name, hence two underscores
@@ -31,12 +29,8 @@ def original_name(layer: str) -> str:
 
 
 def empty_denoiser(base: Path) -> EasyAnimateTransformer3DModel:
-    """A base's denoiser on the meta device: layers and shapes from its configuration, no weights."""
-    read_spec(base)
-    config = EasyAnimateTransformer3DModel.load_config(base / "transformer", local_files_only=True)
-    with torch.device("meta"):
-        denoiser: EasyAnimateTransformer3DModel = EasyAnimateTransformer3DModel.from_config(config)
-    return denoiser
+    """A base's denoiser on the meta device: layers and shapes, no weights. Raises `Unsupported`."""
+    return empty_transformer(base)
 
 
 def idle_layers(layers: list[str]) -> list[str]:

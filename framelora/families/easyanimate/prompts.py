@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framelora.families.base import EncodeUnit
 from framelora.families.easyanimate.encode import Encoder
-from framelora.families.easyanimate.spec import check_parts, read_spec
+from framelora.families.easyanimate.spec import check_base, read_spec
 
 if TYPE_CHECKING:
     from framelora.schema.easyanimate import EasyAnimate
@@ -29,9 +29,9 @@ class Limits:
 
 
 def limits(base: Path) -> Limits:
-    """Read a base's limits. Raises `Unsupported`, also when a part of the base is not there."""
+    """Read a base's limits. Raises `Unsupported`, also when the base is not whole, or the original release."""
     spec = read_spec(base)
-    check_parts(base)
+    check_base(base)
     return Limits(spec.side, spec.temporal_ratio, spec.inpaint)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 # What each part of a base's folder holds; a file of weights may be several, with an index.
 PARTS = {
@@ -66,6 +69,40 @@ def check_parts(base: Path, *parts: str) -> None:
                     f"{base} is no whole EasyAnimate base: {path.relative_to(base)} is missing: it holds "
                     f"{'/, '.join(PARTS)}/, as diffusers saves them"
                 )
+
+
+def check_base(base: Path) -> None:
+    """See that a base is whole and in diffusers' layout; reads headers only. Raises `Unsupported`."""
+    check_parts(base)
+    check_layout(base)
+
+
+def check_layout(base: Path) -> None:
+    """See that the denoiser's weights have the names of diffusers' class, not the original's. Raises `Unsupported`."""
+    original = sorted(name for name in tensor_names(base) if ".attn2." in name)
+    if original:
+        raise Unsupported(
+            f"{base}/transformer is of EasyAnimate's original release ({original[0]}, where diffusers has projections "
+            "in attn1): use the release whose name ends in -diffusers, such as EasyAnimateV5.1-12b-zh-InP-diffusers"
+        )
+
+
+def tensor_names(base: Path) -> frozenset[str]:
+    """Names of the transformer's tensors, from its file's header or its index. Raises `Unsupported`."""
+    path = base / "transformer" / PARTS["transformer"][1]
+    path = path if path.is_file() else path.with_name(f"{path.name}.index.json")
+    return _tensor_names(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _tensor_names(path: Path, modified: int) -> frozenset[str]:
+    if path.suffix == ".json":
+        return frozenset(read_config(path).get("weight_map", {}))
+    try:
+        with safe_open(path, "np") as file:
+            return frozenset(file.keys())
+    except SafetensorError as error:
+        raise Unsupported(f"{path} is not a safetensors file: {error}: fetch it again") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framelora.families.base import DTYPE_BYTES, EncodeUnit, Purpose, Window
-from framelora.families.easyanimate.spec import Unsupported, read_spec
+from framelora.families.easyanimate.spec import Unsupported, check_base, read_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,10 @@ def check_window(window: Window, base: Path) -> str | None:
             f"{where} {window.num_frames} is not a multiple of {spec.temporal_ratio} plus 1: "
             f"set it to {nearest} or {nearest + spec.temporal_ratio}"
         )
+    try:
+        check_base(base)
+    except Unsupported as reason:
+        return str(reason)
     return None
 
 
