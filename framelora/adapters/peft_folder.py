@@ -34,10 +34,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise
 
 
-def read_lineage(metadata: dict[str, str]) -> dict[str, Any]:
-    """What framelora wrote into a file's header; empty for files of others."""
-    lineage: dict[str, Any] = json.loads(metadata.get("framelora", "{}"))
-    return lineage
+def read_lineage(metadata: dict[str, str], what: str = "the adapter") -> dict[str, Any]:
+    """What framelora wrote into a file's header; empty for files of others. Raises `BadAdapter` for a damaged one."""
+    return read_mapping(metadata.get("framelora", "{}"), f"{what}: framelora in its header")
+
+
+def read_mapping(text: str | bytes, what: str) -> dict[str, Any]:
+    """A JSON mapping. Raises `BadAdapter` when the text is none."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BadAdapter(f"{what} is not valid JSON: {error}: fetch or export the adapter again") from None
+    if not isinstance(value, dict):
+        raise BadAdapter(f"{what} holds {type(value).__name__}, not a mapping: fetch or export the adapter again")
+    return value
 
 
 def read_peft(tensors: dict[str, Tensor], config: dict[str, Any], lineage: dict[str, Any], what: str) -> LoraState:
@@ -58,18 +68,23 @@ def read_peft(tensors: dict[str, Tensor], config: dict[str, Any], lineage: dict[
     if unknown:
         raise BadAdapter(f"{what}: keys that no LoRA has: {listed(unknown)}")
     check_pairs(parts, ("down", "up"), what)
+    if not isinstance(patterns := config.get("alpha_pattern") or {}, dict):
+        raise BadAdapter(f"{what}: its configuration has alpha_pattern = {patterns!r}: it must be a mapping")
     layers = {}
     for layer, found in sorted(parts.items()):
         rank = found["down"].shape[0]
-        alpha = float(_pattern(config.get("alpha_pattern"), layer, config["lora_alpha"]))
+        alpha = _pattern(patterns, layer, config.get("lora_alpha"))
+        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise BadAdapter(f"{what}: its configuration has lora_alpha = {alpha!r} for {layer}: it must be a number")
+        alpha = float(alpha)
         if config.get("use_rslora"):
             alpha *= math.sqrt(rank)
         layers[layer] = LoraLayer(found["down"], found["up"], alpha, found.get("magnitude"))
     return LoraState(layers, lineage)
 
 
-def _pattern(patterns: dict[str, float] | None, layer: str, default: float) -> float:
-    for pattern, value in (patterns or {}).items():
+def _pattern(patterns: dict[str, Any], layer: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
         if layer == pattern or layer.endswith(f".{pattern}"):
             return value
     return default
@@ -78,11 +93,12 @@ def _pattern(patterns: dict[str, float] | None, layer: str, default: float) -> f
 def read_folder(folder: Path) -> LoraState:
     """Read a PEFT folder. Raises `BadAdapter`."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        text = (folder / CONFIG).read_bytes()
     except FileNotFoundError:
         raise BadAdapter(f"{folder} holds no adapter: {CONFIG} is missing") from None
+    config = read_mapping(text, str(folder / CONFIG))
     tensors, metadata = read_tensors(folder / WEIGHTS)
-    return read_peft(tensors, config, read_lineage(metadata), str(folder))
+    return read_peft(tensors, config, read_lineage(metadata, str(folder)), str(folder))
 
 
 def peft_config(state: LoraState) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from framelora.adapters.peft_folder import peft_config, peft_tensors, read_lineage, read_peft
+from framelora.adapters.peft_folder import peft_config, peft_tensors, read_lineage, read_mapping, read_peft
 from framelora.adapters.state import BadAdapter, LoraLayer, LoraState, check_pairs, listed
 from framelora.digest import canonical_json
 
@@ -66,8 +66,11 @@ def read_diffusers(tensors: dict[str, Tensor], metadata: dict[str, str], naming:
         raise BadAdapter(f"{what}: keys of another network than {naming.network}: {listed(foreign)}")
     if DIFFUSERS_METADATA not in metadata:
         raise BadAdapter(f"{what}: {DIFFUSERS_METADATA} is missing in its header, so its alpha is unknown")
-    config = {name.removeprefix(prefix): value for name, value in json.loads(metadata[DIFFUSERS_METADATA]).items()}
-    return read_peft({k.removeprefix(prefix): v for k, v in tensors.items()}, config, read_lineage(metadata), what)
+    told = read_mapping(metadata[DIFFUSERS_METADATA], f"{what}: {DIFFUSERS_METADATA} in its header")
+    config = {name.removeprefix(prefix): value for name, value in told.items()}
+    return read_peft(
+        {k.removeprefix(prefix): v for k, v in tensors.items()}, config, read_lineage(metadata, what), what
+    )
 
 
 def kohya_file(state: LoraState, naming: Naming) -> bytes:
@@ -125,4 +128,4 @@ def read_kohya(
         known[stem]: LoraLayer(part["lora_down.weight"], part["lora_up.weight"], float(part["alpha"]))
         for stem, part in parts.items()
     }
-    return LoraState(dict(sorted(found.items())), read_lineage(metadata))
+    return LoraState(dict(sorted(found.items())), read_lineage(metadata, what))

@@ -147,11 +147,22 @@ def export(
 @app.command("import")
 @command
 def import_adapter(
-    adapter: Annotated[Path, typer.Argument(help="Adapter in any form.")], output: OutOption, base: BaseOption = None
+    adapter: Annotated[Path, typer.Argument(help="Adapter in any form.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write  [beside the adapter: NAME of NAME.safetensors]"),
+    ] = None,
+    base: BaseOption = None,
 ) -> None:
     """Read an adapter of any form, see that it fits the base, and write it as a PEFT folder."""
     from framelora.adapters.peft_folder import folder_files
 
+    if output is None:
+        if adapter.is_dir():
+            raise UserError(f"{relative(adapter)} is a folder already: name another to write with -o")
+        output = adapter.with_suffix("")
+        if output == adapter:
+            raise UserError(f"{relative(adapter)} does not end in .safetensors: name the folder to write with -o")
     adapter_output(output)
     state = Workbench(base).read(adapter)
     files.replace_folder(output, folder_files(state))

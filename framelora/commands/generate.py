@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -55,7 +56,7 @@ def generate(
     image_end: Annotated[Path | None, typer.Option(help="Last frame (with --image-start).")] = None,
     adapter: Annotated[list[str] | None, typer.Option(help="PATH@WEIGHT; may be repeated.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What to lead away from.")] = "",
-    guidance: Annotated[float | None, typer.Option(min=0, help="Else render.guidance_scale.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Else render.guidance_scale.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 43,
     fps: Annotated[int, typer.Option(min=1, help="Frame rate of the file.")] = 8,
@@ -69,6 +70,8 @@ def generate(
         raise UserError(f"-o {output}: call it something.mp4")
     if image_end is not None and image_start is None:
         raise UserError("--image-end needs --image-start")
+    if guidance is not None and not 0 <= guidance < math.inf:
+        raise UserError(f"--guidance {guidance:g}: it must be a finite number from 0, for example 6")
     if memory_mode is not None and memory_mode not in get_args(MemoryMode):
         raise UserError(f"--memory-mode {memory_mode}: choose one of {', '.join(get_args(MemoryMode))}")
     weighted = [parse_weighted(text) for text in adapter or []]

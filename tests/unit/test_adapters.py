@@ -18,6 +18,7 @@ from diffusers.loaders import PeftAdapterMixin
 from easyanimate_base import make_base, make_transformer
 from peft import PeftModel
 from ruamel.yaml import YAML
+from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -180,8 +181,6 @@ class TestFormats:
         model = Loading(**{k: v for k, v in make_transformer().config.items() if not k.startswith("_")})
         model.load_state_dict(make_transformer().state_dict())
         path = write(tmp_path / "a.safetensors", state, "diffusers")
-        from safetensors import safe_open
-
         with safe_open(path, "pt") as file:
             metadata = json.loads(file.metadata()["lora_adapter_metadata"])
         model.load_lora_adapter(load_file(path), prefix="transformer", metadata=metadata)
@@ -275,6 +274,36 @@ class TestWrongFiles:
         with pytest.raises(BadAdapter, match=r"keys that no LoRA has: base_model\.model\.proj_out\.hada_w1"):
             self.read(folder)
 
+    @pytest.mark.parametrize(
+        ("content", "part"),
+        [
+            ("{}", "a: its configuration has lora_alpha = None for "),
+            ('{"lora_alpha": "much"}', "a: its configuration has lora_alpha = 'much' for "),
+            ('{"lora_alpha": NaN}', "a: its configuration has lora_alpha = nan for "),
+            ('{"lora_alpha": 1, "alpha_pattern": {"proj_out": null}}', "lora_alpha = None for proj_out"),
+            ('{"lora_alpha": 1, "alpha_pattern": [1]}', "alpha_pattern = [1]: it must be a mapping"),
+            ("[]", "adapter_config.json holds list, not a mapping"),
+            ("", "adapter_config.json is not valid JSON: Expecting value"),
+            ("\xff", "adapter_config.json is not valid JSON"),
+        ],
+    )
+    def test_a_configuration_that_says_no_alpha_is_named(self, tmp_path: Path, content: str, part: str) -> None:
+        folder = write(tmp_path / "a", make_state(), "peft")
+        (folder / "adapter_config.json").write_bytes(content.encode("latin-1"))
+        with pytest.raises(BadAdapter) as caught:
+            self.read(folder)
+        assert str(tmp_path) in str(caught.value)
+        assert part in str(caught.value)
+
+    @pytest.mark.parametrize("key", ["lora_adapter_metadata", "framelora"])
+    def test_a_damaged_value_in_the_header_is_named(self, tmp_path: Path, key: str) -> None:
+        path = write(tmp_path / "a.safetensors", make_state(), "diffusers")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() | {key: "{"}
+        save_file(load_file(path), path, metadata=metadata)
+        with pytest.raises(BadAdapter, match=rf"a\.safetensors: {key} in its header is not valid JSON"):
+            self.read(path)
+
 
 class TestCombine:
     def test_it_equals_the_live_weighted_sum(self) -> None:
@@ -363,6 +392,18 @@ class TestCommands:
         card = Path("out/a.md").read_text()
         assert card.startswith("---\nlicense: ")
         assert "transformer_blocks.1.attn1.to_add_out" in card  # holds zeros
+
+    def test_import_without_a_name_writes_beside_the_file(self, project: Path) -> None:
+        assert run("export", "a", "-o", "out/ufo.safetensors")[0] == 0
+        code, text = run("import", "out/ufo.safetensors")
+        assert code == 0
+        assert "wrote out/ufo: " in text
+        assert read_folder(Path("out/ufo")).layers.keys() == make_state().layers.keys()
+        shutil.copy("out/ufo.safetensors", "out/plain")
+        for adapter, part in (("a", "a is a folder already"), ("out/plain", "does not end in .safetensors")):
+            code, text = run("import", adapter)
+            assert (code, text.count("\n")) == (1, 1), text
+            assert part in text
 
     def test_a_card_with_a_contact_sheet_lies_beside_the_runs_own_adapter(self, project: Path) -> None:
         shutil.copytree("a", "models/adapter")

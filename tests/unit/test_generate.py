@@ -101,6 +101,9 @@ def test_pictures_at_the_ends_steer_an_inpaint_base() -> None:
         (["--base", "inp", "--image-end", "red.png"], "--image-end needs --image-start"),
         (["--base", "inp", "--image-start", "gone.png"], "gone.png does not exist"),
         (["--memory-mode", "small"], "--memory-mode small: choose one of none, model_cpu_offload, "),
+        (["--guidance", "nan"], "--guidance nan: it must be a finite number"),
+        (["--guidance", "inf"], "--guidance inf: it must be a finite number"),
+        (["--guidance", "-1"], "--guidance -1: it must be a finite number"),
         (["-o", "clip.avi"], "call it something.mp4"),
     ],
 )
