@@ -33,7 +33,7 @@ def model_card(
         form: peft, diffusers or kohya.
         network: what the adapter is put on.
         licence: identifier for the header.
-        idle: layers on which the adapter can only be zero.
+        idle: layers that reach no output, on which the adapter is zero.
         sheet: whether `contact_sheet.png` lies beside the card.
     """
     ranks = sorted({layer.rank for layer in state.layers.values()})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,18 @@ class LoraState:
     def dora(self) -> bool:
         """Whether any layer has a magnitude."""
         return any(layer.magnitude is not None for layer in self.layers.values())
+
+
+def without_effect(state: LoraState, names: Collection[str]) -> LoraState:
+    """An adapter that changes nothing on some layers: `up` is zero there.
+
+    A layer that reaches no output is not trained, but it may hold what it began with (PiSSA, an earlier adapter).
+    """
+    layers = {
+        name: replace(layer, up=torch.zeros_like(layer.up)) if name in names else layer
+        for name, layer in state.layers.items()
+    }
+    return LoraState(layers, state.lineage)
 
 
 def linear_shapes(network: nn.Module) -> dict[str, tuple[int, int]]:

@@ -103,7 +103,7 @@ def export(
     """Write an adapter in another form, with a model card beside it."""
     from framelora.adapters.card import model_card
     from framelora.adapters.files import FORMS, adapter_bytes
-    from framelora.adapters.state import LoraState
+    from framelora.adapters.state import LoraState, without_effect
 
     if form not in FORMS:
         raise UserError(f"--format {form}: choose one of {', '.join(FORMS)}")
@@ -113,12 +113,12 @@ def export(
         adapter_output(output)
     bench = Workbench(base)
     state = bench.read(adapter)
+    idle = [name for name in bench.keys.idle_layers(list(bench.shapes())) if name in state.layers]
     commit = read_commit(Path())
-    state = LoraState(state.layers, state.lineage | ({"commit": commit} if commit else {}))
+    state = LoraState(without_effect(state, idle).layers, state.lineage | ({"commit": commit} if commit else {}))
     with bad_adapters():
         contents = adapter_bytes(state, form, bench.naming)
     sheets = sorted(Path("reports/render/sheets").glob("*.png")) if adapter == Path("models/adapter") else []
-    idle = [name for name in bench.keys.idle_layers(list(bench.shapes())) if name in state.layers]
     name = output.stem if form != "peft" else output.name
     card = model_card(
         state,

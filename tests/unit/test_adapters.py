@@ -388,10 +388,41 @@ class TestCommands:
         assert run("export", "a", "--format", "kohya", "-o", "out/a.safetensors")[0] == 0
         assert run("import", "out/a.safetensors", "-o", "back")[0] == 0
         assert load_file("back/adapter_model.safetensors").keys() == load_file("a/adapter_model.safetensors").keys()
-        same(read_folder(Path("back")), LoraState(read_folder(Path("a")).layers, {"cell": "abc", "trained_steps": 3}))
+        idle = dead_layers(list(make_state().layers))
+        expected = {
+            name: LoraLayer(layer.down, torch.zeros_like(layer.up), layer.alpha) if name in idle else layer
+            for name, layer in read_folder(Path("a")).layers.items()
+        }
+        same(read_folder(Path("back")), LoraState(expected, {"cell": "abc", "trained_steps": 3}))
         card = Path("out/a.md").read_text()
         assert card.startswith("---\nlicense: ")
         assert "transformer_blocks.1.attn1.to_add_out" in card  # holds zeros
+
+    @pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
+    def test_layers_that_reach_no_output_are_exported_as_zeros(self, project: Path, form: str) -> None:
+        idle = dead_layers(list(make_state().layers))
+        assert all(make_state().layers[name].up.any() for name in idle)
+        code, text = run("export", "a", "--format", form, "-o", "x" if form == "peft" else "x.safetensors")
+        assert code == 0
+        assert f"4 of them reach no output of the model and hold zeros: {', '.join(idle)}" in text
+        tensors = load_file("x/adapter_model.safetensors" if form == "peft" else "x.safetensors")
+        names = {
+            "kohya": lambda name: f"{NAMING.kohya_stem(name)}.lora_up.weight",
+            "diffusers": lambda name: f"transformer.{name}.lora_B.weight",
+            "peft": lambda name: f"base_model.model.{name}.lora_B.weight",
+        }
+        zero = {name for name in make_state().layers if not tensors[names[form](name)].any()}
+        assert zero == set(idle)
+        state = read_adapter(
+            Path("x" if form == "peft" else "x.safetensors"), NAMING, lambda: shapes_of(make_transformer())
+        )
+        assert torch.equal(output(put_on(make_transformer(), state)), output(put_on(make_transformer(), make_state())))
+
+    def test_of_layers_that_an_adapter_has_not_nothing_is_said(self, project: Path) -> None:
+        write(Path("few"), make_state(only="proj_out"), "peft")
+        code, text = run("export", "few", "-o", "few.safetensors")
+        assert code == 0
+        assert "zeros" not in text + Path("few.md").read_text()
 
     def test_import_without_a_name_writes_beside_the_file(self, project: Path) -> None:
         assert run("export", "a", "-o", "out/ufo.safetensors")[0] == 0
