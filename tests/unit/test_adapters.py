@@ -33,8 +33,10 @@ from framelora.adapters.single_file import Naming, header_sorted
 from framelora.adapters.state import BadAdapter, LoraLayer, LoraState, check_fits
 from framelora.base_model import write_lock
 from framelora.cli import app
+from framelora.console import UserError
 from framelora.families.easyanimate import keys
 from framelora.families.easyanimate.networks.transformer import dead_layers, linear_layers
+from stages import render
 
 PUBLISHED: dict[str, Any] = json.loads((REPOSITORY / "tests/data/easyanimate_lora_keys.json").read_text())
 NAMING = Naming(keys.NETWORK, keys.KOHYA_PREFIX, keys.original_name)
@@ -117,6 +119,12 @@ class TestPublishedKeys:
         small = {stem: name for stem, name in published.items() if not re.search(r"blocks\.([2-9])\.", name)}
         assert depth >= 1
         assert {NAMING.kohya_stem(name): name for name in names} == small
+
+
+def rounded_to_8_bits(tensor: Tensor) -> Tensor:
+    """Nearest numbers with a mantissa of 8 bits (bfloat16's), ties to even."""
+    mantissa, exponent = torch.frexp(tensor.double())
+    return torch.ldexp(torch.round(mantissa * 256) / 256, exponent).float()
 
 
 class TestFormats:
@@ -479,11 +487,80 @@ class TestCommands:
         )
         assert torch.allclose(output(merged), output(live), atol=1e-5)
 
+    def test_merge_says_what_a_dtype_loses_and_writes_what_is_accepted(self, project: Path) -> None:
+        """The shares are computed here, with another formula for the rounding: 8 bits of mantissa in bf16."""
+        weight, lost, whole, shares = 0.05, 0.0, 0.0, {}
+        base = make_transformer().state_dict()
+        for name, layer in make_state().layers.items():
+            change = weight * layer.alpha / layer.rank * layer.up @ layer.down
+            error = rounded_to_8_bits(base[f"{name}.weight"] + change) - rounded_to_8_bits(base[f"{name}.weight"])
+            error -= change
+            shares[name] = float(error.norm() / change.norm())
+            lost, whole = lost + float(error.norm()) ** 2, whole + float(change.norm()) ** 2
+        share, worst = 100 * math.sqrt(lost / whole), max(shares, key=lambda name: shares[name])
+        line = f"bfloat16 loses {share:.1f} % of the change at weight {weight:g} (most in {worst}: "
+        line += f"{100 * shares[worst]:.1f} %)"
+        arguments = ["merge", f"a@{weight}", "--dtype", "bfloat16", "-o", "merged"]
+        below, above = f"{share / 100 - 0.005:.4f}", f"{share / 100 + 0.005:.4f}"
+        code, text = run(*arguments, "--max-error", below)
+        assert code == 1
+        assert f"error: {line}: merge to float32, use the adapter live, or give --accept-loss" in text
+        assert not Path("merged").exists()
+        code, text = run(*arguments, "--max-error", below, "--accept-loss")
+        assert code == 0
+        assert f"warning: {line}\n" in text
+        assert Path("merged/config.json").is_file()
+        shutil.rmtree("merged")
+        code, text = run(*arguments, "--max-error", above)
+        assert code == 0
+        assert "warning" not in text
+        assert text.endswith(f"wrote merged: {line}\n")
+        merged = load_file("merged/diffusion_pytorch_model.safetensors")
+        layer = make_state().layers["proj_out"]
+        expected = rounded_to_8_bits(
+            base["proj_out.weight"] + weight * layer.alpha / layer.rank * layer.up @ layer.down
+        )
+        assert torch.equal(merged["proj_out.weight"].float(), expected)
+
     def test_show_prints_lineage_norms_and_idle_layers(self, project: Path) -> None:
-        code, text = run("show", "a")
+        code, text = run("show", "a", "--layers", "3")
         assert code == 0
         assert "trained_steps: 3" in text
+        norms = {
+            name: (layer.alpha / layer.rank * layer.up.double() @ layer.down.double()).norm().item()
+            for name, layer in make_state().layers.items()
+        }
+        assert f"{len(norms)} layers, norm of the change" in text
+        rows = re.findall(r"│ (\S+) +│ +(\S+) │ +(\S+) │ +(\S+) │", text)
+        largest = sorted(norms, key=lambda name: -norms[name])[:3]
+        assert rows == [(name, "3", "2", f"{norms[name]:.4g}") for name in largest]
         assert "no effect on any output: transformer_blocks.1" in text
+
+    @pytest.mark.parametrize(
+        ("key", "value", "line"),
+        [
+            (
+                "lora_weights: [1.0]",
+                "lora_weights: [1.0, -0.5]",
+                "warning: render.lora_weights: a negative weight takes away what the adapter learned",
+            ),
+            (
+                "adapters: {}",
+                "adapters: {both: {models/adapter: -0.1}}",
+                "warning: render.adapters: a negative weight takes away what an adapter learned",
+            ),
+        ],
+    )
+    def test_the_render_stage_warns_of_negative_weights(
+        self, project: Path, capsys: pytest.CaptureFixture[str], key: str, value: str, line: str
+    ) -> None:
+        for text, warned in ((key, ""), (value, f"{line}\n")):
+            written = (project / "params.yaml").read_text()
+            assert key in written
+            (project / "params.yaml").write_text(written.replace(key, text))
+            with pytest.raises(UserError, match="models/adapter holds no adapter"):
+                render.main("", False)
+            assert capsys.readouterr().err == warned
 
     @pytest.mark.parametrize(
         ("arguments", "part"),

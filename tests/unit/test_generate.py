@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -85,6 +87,70 @@ def test_pictures_at_the_ends_steer_an_inpaint_base() -> None:
     both = generate("ends.mp4", "--base", "inp", "--image-start", "red.png", "--image-end", "blue.png")
     assert not np.array_equal(plain, start)
     assert not np.array_equal(start, both)
+    red = generate("red.mp4", "--base", "inp", "--image-start", "red.png", "--image-end", "red.png")
+    assert not np.array_equal(both, red)  # what the second picture shows counts
+
+
+@pytest.fixture
+def changed(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
+    """A function that goes to a folder whose params.yaml has another value of a key of easyanimate.render."""
+
+    def change(key: str, value: str) -> None:
+        text = (folder / "params.yaml").read_text()
+        written, count = re.subn(rf"(?m)^    {key}: \S+", f"    {key}: {value}", text)
+        assert count == 1
+        (tmp_path / "params.yaml").write_text(written.replace("base: t2v", f"base: {folder / 't2v'}"))
+        monkeypatch.chdir(tmp_path)
+
+    return change
+
+
+def test_guidance_is_what_params_say_unless_it_is_given(changed: Callable[[str, str], None]) -> None:
+    default, given = generate("six.mp4"), generate("three.mp4", "--guidance", "3")
+    assert np.array_equal(default, generate("same.mp4", "--guidance", "6"))
+    assert not np.array_equal(default, given)
+    changed("guidance_scale", "3.0")
+    assert np.array_equal(generate("params.mp4"), given)
+
+
+def test_guidance_leads_away_from_the_negative_prompt() -> None:
+    clips = [generate(f"not_{word}.mp4", "--negative-prompt", word) for word in ("", "cloud", "tree")]
+    assert not any(np.array_equal(clips[one], clips[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+    clips = [generate(f"{word}.mp4", "--negative-prompt", word, "--guidance", "1") for word in ("cloud", "tree")]
+    assert np.array_equal(*clips)
+
+
+def test_steps_and_the_frame_rate_are_those_asked_for() -> None:
+    two, three = generate("two.mp4", "--fps", "5"), generate("steps.mp4", "--steps", "3")
+    assert not np.array_equal(two, three)
+    with av.open("two.mp4") as asked, av.open("steps.mp4") as default:
+        assert (asked.streams.video[0].average_rate, default.streams.video[0].average_rate) == (5, 8)
+
+
+def test_the_memory_mode_is_what_params_say_unless_it_is_given(changed: Callable[[str, str], None]) -> None:
+    mode = "model_cpu_offload_and_qfloat8"
+    line = f"easyanimate.render.memory_mode: {mode}: there is no GPU: float8 weights are used, but nothing is offloaded"
+    plain = generate("plain.mp4")
+    code, text = run("generate", *SMALL, "--memory-mode", mode, "-o", "float8.mp4")
+    assert code == 0 and line in text
+    assert not np.array_equal(plain, frames_of("float8.mp4"))
+    given = frames_of("float8.mp4")
+    changed("memory_mode", mode)
+    assert np.array_equal(generate("params.mp4"), given)
+    code, text = run("generate", *SMALL, "--memory-mode", "none", "-o", "none.mp4")
+    assert code == 0 and line not in text
+    assert np.array_equal(frames_of("none.mp4"), plain)
+
+
+def test_a_negative_weight_acts_and_is_warned_of() -> None:
+    line = "warning: a@-0.5: a negative weight takes away what the adapter learned"
+    clips = {}
+    for weight in (-0.5, 0.0, 0.5):
+        code, text = run("generate", *SMALL, "--adapter", f"a@{weight}", "-o", "weight.mp4")
+        assert code == 0
+        assert (line in text) == (weight < 0)
+        clips[weight] = frames_of("weight.mp4")
+    assert not np.array_equal(clips[-0.5], clips[0.0]) and not np.array_equal(clips[-0.5], clips[0.5])
 
 
 @pytest.mark.parametrize(

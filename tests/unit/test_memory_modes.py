@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -79,6 +81,49 @@ def test_an_adapter_on_a_float8_base_gets_the_gradients_of_the_rounded_base(tmp_
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 40
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-7), name
+
+
+class Linear8bitLt(nn.Linear):
+    """bitsandbytes' layer as far as it is given something: it computes with what it holds."""
+
+    def __init__(self, input_features: int, output_features: int, bias: bool, has_fp16_weights: bool) -> None:
+        super().__init__(input_features, output_features, bias=bias)
+        assert not has_fp16_weights  # those would be quantised anew in every step
+
+
+class Int8Params(nn.Parameter):
+    """bitsandbytes' weight, which is quantised on its way to the GPU."""
+
+    def __new__(cls, data: Tensor, requires_grad: bool, has_fp16_weights: bool) -> Int8Params:
+        assert not requires_grad and not has_fp16_weights
+        return nn.Parameter.__new__(cls, data, requires_grad)
+
+
+def test_an_int8_base_holds_every_linear_layer_so_and_trains_the_adapter_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for bitsandbytes, which needs a GPU: this sees the exchange of the layers, not the rounding."""
+    from framelora.families.easyanimate import loss
+
+    stub: Any = ModuleType("bitsandbytes.nn")
+    stub.Linear8bitLt, stub.Int8Params = Linear8bitLt, Int8Params
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", stub)
+    base = make_base(tmp_path)
+    params = load_params(REPOSITORY / "params.yaml")
+    plain = make_transformer()
+    section = params.train.model_copy(update={"base_int8": True})
+    network: Any = build_networks(loss, base, params.adapter, section, None)["unet"]
+    held = {name: part for name, part in network.get_base_model().named_modules() if isinstance(part, LoraLinear)}
+    linear = {name: part for name, part in plain.named_modules() if isinstance(part, nn.Linear)}
+    assert held.keys() == linear.keys()
+    for name, part in held.items():
+        assert type(part.base_layer) is Linear8bitLt and type(part.base_layer.weight) is Int8Params, name
+        assert torch.equal(part.base_layer.weight, linear[name].weight)
+        assert (part.base_layer.bias is None) == (linear[name].bias is None)
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert len(trained) == 2 * len(linear) and all(".lora_" in name for name in trained)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(**inputs()).sample, plain.eval()(**inputs()).sample)
 
 
 def test_layers_that_are_fetched_one_by_one_compute_the_same() -> None:
