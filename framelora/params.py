@@ -89,12 +89,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{where}: {key}{problem}{more}") from None
     if params.family is None:
         raise UserError(f"{where}: {params.model.family} is missing: add it (params.yaml in git has its default)")
-    easyanimate = params.easyanimate if params.model.family == "easyanimate" else None
-    if easyanimate is not None and easyanimate.conditioning.fresh_masks and params.train.latents != "live":
-        raise UserError(
-            f"{where}: easyanimate.conditioning.fresh_masks: true needs train.latents: live, since no cell holds such "
-            "masks: set it to false, or raise pixel_draws"
-        )
+    if params.easyanimate is not None and params.model.family == "easyanimate":
+        _check_easyanimate(params, params.easyanimate, where)
     framer = params.framer if params.model.family == "framer" else None
     if framer is not None and params.train.controlnet != "none" and framer.encode.tracks == "none":
         raise UserError(
@@ -107,6 +103,35 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             "train.controlnet to lora or full, or tracks to none"
         )
     return params
+
+
+def _check_easyanimate(params: Params, easyanimate: EasyAnimate, where: str) -> None:
+    """Refuse what EasyAnimate's parameters and others are not together. Raises `UserError`."""
+    if easyanimate.conditioning.fresh_masks and params.train.latents != "live":
+        raise UserError(
+            f"{where}: easyanimate.conditioning.fresh_masks: true needs train.latents: live, since no cell holds such "
+            "masks: set it to false, or raise pixel_draws"
+        )
+    whole = "train.unet: full" if params.train.unet == "full" else ""
+    if params.train.unet == "lora" and params.adapter.use_dora:
+        whole = "adapter.use_dora"
+    held = easyanimate.render
+    if whole and (rounded := rounding_choice(held.dtype, held.memory_mode)):
+        raise UserError(
+            f"{where}: easyanimate.render.{rounded} does not go with {whole}, whose weights are rewritten in fp32 "
+            "for each strength: set dtype to float32 and memory_mode to none or model_cpu_offload"
+        )
+
+
+def rounding_choice(dtype: str, memory_mode: str) -> str:
+    """The choice of a render that would round, or can't rewrite, its denoiser's weights; empty where there is none.
+
+    DoRA and a network trained in full are blended into the weights, W + w (W' - W): in 16 or 8 bits most of a small
+    change is lost, and weights that are fetched layer by layer can't be written to.
+    """
+    if dtype != "float32":
+        return f"dtype: {dtype}"
+    return f"memory_mode: {memory_mode}" if memory_mode not in ("none", "model_cpu_offload") else ""
 
 
 def _refuse_reserved(value: Any, where: str, path: str = "") -> None:

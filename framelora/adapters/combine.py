@@ -23,7 +23,10 @@ def combine(adapters: Sequence[tuple[LoraState, float]]) -> LoraState:
     """
     layers: dict[str, LoraLayer] = {}
     if any(state.dora for state, _ in adapters):
-        raise BadAdapter("DoRA adapters do not combine: what they change is no low-rank sum; render them one by one")
+        raise BadAdapter(
+            "DoRA adapters do not combine: what they change is no low-rank sum; give one alone to "
+            "`framelora generate`, or train it here, for render.lora_weights"
+        )
     for name in sorted({name for state, _ in adapters for name in state.layers}):
         found = [(state.layers[name], weight) for state, weight in adapters if name in state.layers]
         if len({(layer.up.shape[0], layer.down.shape[1]) for layer, _ in found}) > 1:

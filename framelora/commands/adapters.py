@@ -216,7 +216,10 @@ def merge_adapter(
     bench = Workbench(base)
     state = bench.read(path)
     if state.dora:
-        raise UserError(f"{path} is a DoRA adapter: its change is not low-rank; use it live")
+        raise UserError(
+            f"{path} is a DoRA adapter: its change is not low-rank: use it live, by "
+            "`framelora generate --adapter` or in renders"
+        )
     import torch
 
     with bad_adapters():

@@ -12,11 +12,15 @@ import typer
 from framelora import files
 from framelora.commands.adapters import Workbench, bad_adapters, parse_weighted
 from framelora.console import UserError, command, relative, say, warn
-from framelora.schema.easyanimate import MemoryMode
+from framelora.params import rounding_choice
+from framelora.schema.easyanimate import EasyAnimate, MemoryMode
 from framelora.source import load_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
+
+    from framelora.adapters.state import LoraState
 
 app = typer.Typer()
 
@@ -90,8 +94,6 @@ def generate(
         raise UserError(f"--frames {frames}: two ends need frames between them")
     states = [(bench.read(path), weight) for path, weight in weighted]
 
-    from framelora.adapters.combine import combine
-    from framelora.adapters.live import put_on
     from framelora.compute import configure_torch
     from framelora.media.preview import encode_mp4
 
@@ -99,6 +101,9 @@ def generate(
     section = bench.params.family
     render = section.render.model_copy(update={name: value for name, value in changes.items() if value is not None})
     section = section.model_copy(update={"render": render})
+    for (path, _), (state, _) in zip(weighted, states, strict=True):
+        if state.dora:
+            refuse_lost_dora(path, len(states), section)
     device = configure_torch()
     with bad_adapters():  # also a prompt that is too long
         inputs = prompts.prepare(
@@ -108,12 +113,38 @@ def generate(
         for note in renderer.notes:
             warn(note)
         denoiser = renderer.load_denoiser()
-        model = put_on(denoiser, combine(states)) if states else denoiser
+        model: Any = with_adapters(denoiser, states) if states else denoiser
     clip = renderer.sample_clip(model, **inputs, size=(count, height, width), num_inference_steps=steps, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(output, encode_mp4(clip, fps))
     used = "".join(f", {relative(path)} at {weight:g}" for path, weight in weighted)
     say(f"wrote {relative(output)}: {count} frames of {width}x{height}, {steps} steps{used}")
+
+
+def refuse_lost_dora(path: Path, count: int, section: EasyAnimate) -> None:
+    """Raises `UserError` where a DoRA adapter is one of several, or weights are held so that it would be lost."""
+    if count > 1:
+        raise UserError(f"--adapter {path} is a DoRA adapter, whose change is no low-rank sum: give it alone")
+    if rounded := rounding_choice(section.render.dtype, section.render.memory_mode):
+        raise UserError(
+            f"--adapter {path} is a DoRA adapter, which is written into the weights in fp32: "
+            f"easyanimate.render.{rounded} would lose it: set dtype to float32, and memory_mode (--memory-mode) to "
+            "none or model_cpu_offload"
+        )
+
+
+def with_adapters(denoiser: nn.Module, states: list[tuple[LoraState, float]]) -> nn.Module:
+    """A denoiser with adapters on it, each at its weight; a DoRA is alone. Raises `BadAdapter`."""
+    from framelora.adapters.combine import combine
+    from framelora.adapters.live import put_on
+    from framelora.adapters.lora import set_weight
+
+    state, weight = states[0]
+    if not state.dora:
+        return put_on(denoiser, combine(states))
+    model = put_on(denoiser, state)
+    set_weight(model, weight)
+    return model
 
 
 def load_part_or_refuse(family: str) -> Any:

@@ -200,7 +200,7 @@ def put_on(pipeline: Any, adapter: Path, weight: float, merge: bool, steered: bo
     """Put an adapter folder's parts on a pipeline's networks.
 
     Raises:
-        UserError: there is no adapter, or it is for another model.
+        UserError: there is no adapter, it is for another model, or it is a DoRA and the weights are not fp32.
     """
     whole = (adapter / CONFIG).is_file()
     unet_lora = adapter if whole else adapter / "unet_lora"
@@ -213,9 +213,15 @@ def put_on(pipeline: Any, adapter: Path, weight: float, merge: bool, steered: bo
     for name, folder in found.items():
         network = getattr(pipeline, name)
         try:
-            check_fits(read_folder(folder), linear_shapes(network), "it")
+            state = read_folder(folder)
+            check_fits(state, linear_shapes(network), "it")
         except BadAdapter as error:
             raise UserError(f"{relative(folder)} is damaged or for another model: {error}") from None
+        if state.dora and network.dtype != torch.float32:
+            raise UserError(
+                f"{relative(folder)} is a DoRA adapter, which is written into the weights in fp32: --dtype would round "
+                "it away: leave it at float32"
+            )
         setattr(pipeline, name, adapted(network, folder, weight, merge))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from framelora.adapters.folder import adapter_files, network_files
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, load_adapter, set_weight, start_from
+from framelora.console import UserError
+from framelora.evaluation.rendering import Rendering
 from framelora.files import replace_folder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -162,3 +165,37 @@ def test_a_network_trained_in_full_is_blended_with_its_base(tmp_path: Path) -> N
         torch.testing.assert_close(value, net().state_dict()[name] + 0.25 * 0.1, rtol=1e-5, atol=1e-6)
     set_weight(loaded, 0.0)
     assert all(torch.equal(value, net().state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_checkpoints_of_a_dora_are_rendered_as_the_pipeline_renders_the_adapter(tmp_path: Path) -> None:
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    folders: dict[str, dict[str, float]] = {}
+    expected = {}
+    for step in (1, 2):
+        model = trained("dora", net())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(step)
+        folder = save(model, tmp_path / f"{step}")
+        folders[f"with_step_{step}"] = {str(folder): 1.0}
+        whole = load_adapter(net(), folder)
+        set_weight(whole, 1.0)
+        expected[f"with_step_{step}"] = whole(x)
+    planned: Any = SimpleNamespace(renderer=SimpleNamespace(load_denoiser=net), mixtures=folders)
+    mixed = Rendering.load_mixtures(planned, sorted(folders))
+    with torch.no_grad():
+        for name, output in expected.items():
+            mixed.set_adapter(name)
+            torch.testing.assert_close(mixed(x), output, rtol=1e-4, atol=1e-5)
+        assert (expected["with_step_1"] - expected["with_step_2"]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("name", "option"), [("with_both", "render.adapters"), ("with_step_3", "render.checkpoints")])
+def test_the_option_that_asked_for_a_bad_adapter_is_named(name: str, option: str, tmp_path: Path) -> None:
+    folder = save(trained("dora", net()), tmp_path / "a")
+    if option == "render.checkpoints":
+        (folder / "adapter_config.json").write_text("{")
+    planned: Any = SimpleNamespace(renderer=SimpleNamespace(load_denoiser=net), mixtures={name: {str(folder): 1.0}})
+    with pytest.raises(UserError, match=rf"^{option}: .*(do not combine|is not valid JSON)"):
+        Rendering.load_mixtures(planned, [name])

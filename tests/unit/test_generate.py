@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,13 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from diffusers import EasyAnimateTransformer3DModel
-from easyanimate_base import make_base
+from easyanimate_base import make_base, make_transformer
 from PIL import Image
+from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from test_adapters import make_state, run, write
 
+from framelora.adapters.state import LoraLayer, LoraState
 from framelora.base_model import write_lock
 
 SMALL = ("--prompt", "a bird sits", "--size", "48x32", "--frames", "9", "--steps", "2")
@@ -50,6 +51,18 @@ def frames_of(path: str) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
 
 
+def dora_state() -> LoraState:
+    """A random DoRA adapter on every layer of the small transformer, magnitudes a little off those of its weights."""
+    weights = make_transformer().state_dict()
+    generator = torch.Generator().manual_seed(5)
+    layers = {}
+    for name, layer in make_state(1, strength=0.3).layers.items():
+        norms = weights[f"{name}.weight"].norm(dim=1)
+        magnitude = norms * (1 + 0.3 * torch.rand(norms.shape, generator=generator))
+        layers[name] = LoraLayer(layer.down, layer.up, layer.alpha, magnitude)
+    return LoraState(layers)
+
+
 def generate(name: str, *arguments: str) -> np.ndarray:
     code, text = run("generate", *SMALL, *arguments, "-o", name)
     assert code == 0, text
@@ -74,6 +87,55 @@ def test_adapters_act_at_their_weights_whatever_form_they_have() -> None:
     assert np.array_equal(strong, generate("kohya.mp4", "--adapter", "a.safetensors@1.0"))
 
 
+def test_a_dora_adapter_acts_live_by_the_part_of_the_way_that_its_weight_is(folder: Path) -> None:
+    """Against bases whose weights are W + w (W' - W), W' = m (W + B A) / |W + B A| by rows."""
+    state = dora_state()
+    write(Path("dora"), state, "peft")
+    write(Path("dora.safetensors"), state, "diffusers")
+    base = generate("base.mp4")
+    assert np.array_equal(base, generate("off.mp4", "--adapter", "dora@0"))
+    for weight in (0.5, 1.0):
+        shutil.rmtree("blended", ignore_errors=True)
+        shutil.copytree("t2v", "blended")
+        path = Path("blended/transformer/diffusion_pytorch_model.safetensors")
+        tensors = load_file(path)
+        for name, layer in state.layers.items():
+            before = tensors[f"{name}.weight"]
+            moved = before + layer.alpha / layer.rank * layer.up @ layer.down
+            assert layer.magnitude is not None
+            after = layer.magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True)
+            tensors[f"{name}.weight"] = before + weight * (after - before)
+        save_file(tensors, path, metadata={"format": "pt"})
+        write_lock(Path("blended"))
+        expected = generate("blended.mp4", "--base", "blended")
+        assert np.abs(expected - base).mean() > 2
+        for adapter in ("dora", "dora.safetensors"):
+            assert np.abs(generate("live.mp4", "--adapter", f"{adapter}@{weight}") - expected).mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--memory-mode", "sequential_cpu_offload"], "easyanimate.render.memory_mode: sequential_cpu_offload would l"),
+        (["--memory-mode", "model_cpu_offload_and_qfloat8"], "memory_mode: model_cpu_offload_and_qfloat8 would lose"),
+        (["--adapter", "a@0.1"], "--adapter dora is a DoRA adapter, whose change is no low-rank sum: give it alone"),
+    ],
+)
+def test_a_dora_adapter_is_refused_where_it_would_be_lost(arguments: list[str], part: str) -> None:
+    write(Path("dora"), dora_state(), "peft")
+    code, text = run("generate", *SMALL, "--adapter", "dora@1", *arguments, "-o", "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert part in text
+
+
+def test_a_dora_adapter_is_refused_on_bf16_weights(changed: Callable[[str, object], None], folder: Path) -> None:
+    write(Path("dora"), dora_state(), "peft")
+    changed("dtype", "bfloat16")
+    code, text = run("generate", *SMALL, "--adapter", f"{folder / 'dora'}@1", "-o", "wrong.mp4")
+    assert (code, text.count("\n")) == (1, 1), text
+    assert "easyanimate.render.dtype: bfloat16 would lose it" in text
+
+
 def test_frames_are_rounded_to_4n_plus_1_with_a_line() -> None:
     code, text = run("generate", *SMALL, "--frames", "7", "-o", "rounded.mp4")
     assert code == 0
@@ -92,24 +154,25 @@ def test_pictures_at_the_ends_steer_an_inpaint_base() -> None:
 
 
 @pytest.fixture
-def changed(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
+def changed(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, object], None]:
     """A function that goes to a folder whose params.yaml has another value of a key of easyanimate.render."""
 
-    def change(key: str, value: str) -> None:
-        text = (folder / "params.yaml").read_text()
-        written, count = re.subn(rf"(?m)^    {key}: \S+", f"    {key}: {value}", text)
-        assert count == 1
-        (tmp_path / "params.yaml").write_text(written.replace("base: t2v", f"base: {folder / 't2v'}"))
+    def change(key: str, value: object) -> None:
+        yaml = YAML()
+        document = yaml.load(folder / "params.yaml")
+        document["easyanimate"]["render"][key] = value
+        document["model"]["base"] = str(folder / "t2v")
+        yaml.dump(document, tmp_path / "params.yaml")
         monkeypatch.chdir(tmp_path)
 
     return change
 
 
-def test_guidance_is_what_params_say_unless_it_is_given(changed: Callable[[str, str], None]) -> None:
+def test_guidance_is_what_params_say_unless_it_is_given(changed: Callable[[str, object], None]) -> None:
     default, given = generate("six.mp4"), generate("three.mp4", "--guidance", "3")
     assert np.array_equal(default, generate("same.mp4", "--guidance", "6"))
     assert not np.array_equal(default, given)
-    changed("guidance_scale", "3.0")
+    changed("guidance_scale", 3.0)
     assert np.array_equal(generate("params.mp4"), given)
 
 
@@ -121,13 +184,14 @@ def test_guidance_leads_away_from_the_negative_prompt() -> None:
 
 
 def test_steps_and_the_frame_rate_are_those_asked_for() -> None:
-    two, three = generate("two.mp4", "--fps", "5"), generate("steps.mp4", "--steps", "3")
+    two, three = generate("two.mp4"), generate("three.mp4", "--steps", "3")
     assert not np.array_equal(two, three)
-    with av.open("two.mp4") as asked, av.open("steps.mp4") as default:
+    generate("fps.mp4", "--fps", "5")
+    with av.open("fps.mp4") as asked, av.open("two.mp4") as default:
         assert (asked.streams.video[0].average_rate, default.streams.video[0].average_rate) == (5, 8)
 
 
-def test_the_memory_mode_is_what_params_say_unless_it_is_given(changed: Callable[[str, str], None]) -> None:
+def test_the_memory_mode_is_what_params_say_unless_it_is_given(changed: Callable[[str, object], None]) -> None:
     mode = "model_cpu_offload_and_qfloat8"
     line = f"easyanimate.render.memory_mode: {mode}: there is no GPU: float8 weights are used, but nothing is offloaded"
     plain = generate("plain.mp4")

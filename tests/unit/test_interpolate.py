@@ -108,6 +108,22 @@ class TestAdapter:
         )
         np.testing.assert_array_equal(direct, nested)
 
+    def test_a_dora_is_not_rounded_away(self, adapter: Path, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_denoiser(REPOSITORY / "bases/tiny-framer", torch.float32).state_dict()
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        for name in [name for name in tensors if ".lora_B." in name]:
+            layer = name.removeprefix("base_model.model.").removesuffix(".lora_B.weight")
+            tensors[name.replace(".lora_B.weight", ".lora_magnitude_vector")] = weights[f"{layer}.weight"].norm(dim=1)
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+        config = json.loads((adapter / "adapter_config.json").read_text()) | {"use_dora": True}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        assert run(START, END, "-o", tmp_path / "out.mp4", "--adapter", tmp_path)[0] == 0
+        code, _, err = run(START, END, "-o", tmp_path / "wrong.mp4", "--adapter", tmp_path, "--dtype", "bfloat16")
+        assert (code, err.count("\n")) == (1, 1), err
+        assert "is a DoRA adapter, which is written into the weights in fp32: --dtype would round it away" in err
+
     def test_one_for_another_model_is_refused(self, adapter: Path, tmp_path: Path) -> None:
         from safetensors.torch import load_file, save_file
 

@@ -216,3 +216,28 @@ def test_a_float8_base_needs_what_makes_it_small(path: Path) -> None:
     assert "base_fp8 saves nothing without gradient_checkpointing" in refused(write(path, {"train.base_fp8": True}))
     both = {"train.base_fp8": True, "train.base_int8": True, "train.gradient_checkpointing": True}
     assert "base_int8 and base_fp8 are two ways to hold the base" in refused(write(path, both))
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [({"adapter.use_dora": True}, "adapter.use_dora"), ({"train.unet": "full"}, "train.unet: full"), ({}, "")],
+)
+@pytest.mark.parametrize(
+    ("key", "value", "refuses"),
+    [
+        ("dtype", "float32", False),
+        ("dtype", "bfloat16", True),
+        ("memory_mode", "model_cpu_offload", False),
+        ("memory_mode", "model_cpu_offload_and_qfloat8", True),
+        ("memory_mode", "sequential_cpu_offload", True),
+    ],
+)
+def test_weights_that_are_rewritten_for_each_strength_are_rendered_in_fp32(
+    path: Path, kind: dict[str, Any], named: str, key: str, value: str, refuses: bool
+) -> None:
+    base = {"model.family": "easyanimate", "model.base": "bases/tiny-easyanimate"}
+    written = write(path, base | kind | {f"easyanimate.render.{key}": value})
+    if named and refuses:
+        assert f"easyanimate.render.{key}: {value} does not go with {named}, " in refused(written)
+    else:
+        load_params(written)
