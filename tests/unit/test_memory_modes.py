@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -17,6 +19,8 @@ from test_adapters import make_state
 from torch import Tensor, nn
 
 from framelora.adapters.live import EXACT, hold_in_float8, put_on
+from framelora.families.easyanimate import encode, prompts
+from framelora.families.easyanimate.codec import TextEncoder
 from framelora.families.easyanimate.networks.memory import Placement
 from framelora.families.easyanimate.render import Renderer
 from framelora.params import load_params
@@ -150,6 +154,45 @@ def test_only_the_network_at_work_is_on_the_device() -> None:
         with Placement(mode, torch.device("cuda"), torch.float32).at_work(network):  # type: ignore[arg-type]
             moves.append("work")
         assert moves == [expected[0], "work", *expected[1:]]
+
+
+def test_a_prompts_encoders_are_gone_before_the_next_network_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base(tmp_path, in_channels=9)
+    alive: dict[str, weakref.ref[nn.Module]] = {}
+    init, load = TextEncoder.__init__, encode.load_vae
+
+    def made(self: TextEncoder, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        alive["text encoder"] = weakref.ref(self.model)
+
+    def loaded(folder: Path) -> nn.Module:
+        assert alive["text encoder"]() is None
+        vae = load(folder)
+        alive["vae"] = weakref.ref(vae)
+        return vae
+
+    monkeypatch.setattr(TextEncoder, "__init__", made)
+    monkeypatch.setattr(encode, "load_vae", loaded)
+    family = load_params(REPOSITORY / "params.yaml").easyanimate
+    assert family is not None
+    ends = [np.zeros((32, 32, 3), np.uint8)]
+    given = prompts.prepare(base, family, CPU, prompt="a", negative="", ends=ends, size=(5, 32, 32))
+    assert given["masked"] is not None
+    assert {name: network() for name, network in alive.items()} == {"text encoder": None, "vae": None}
+    # The renderer's own VAE stays where it was loaded until it decodes.
+    renderer = Renderer(base, family, torch.device("meta"))
+    assert {parameter.device.type for parameter in renderer.vae.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen2_vl"])
+def test_a_text_encoder_that_is_fetched_layer_by_layer_embeds_the_same(kind: str, tmp_path: Path) -> None:
+    base = make_base(tmp_path, encoder=kind)
+    whole, fetched = (TextEncoder(base, 16, CPU, layer_by_layer=choice) for choice in (False, True))
+    assert torch.equal(whole.embed("a bird sits"), fetched.embed("a bird sits"))
+    assert {parameter.device.type for parameter in whole.model.parameters()} == {"cpu"}
+    assert {parameter.device.type for parameter in fetched.model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(

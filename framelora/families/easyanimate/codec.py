@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import cpu_offload
 from diffusers import AutoencoderKLMagvit, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 from transformers import AutoTokenizer, BertModel, Qwen2VLForConditionalGeneration
@@ -36,12 +37,13 @@ def load_scheduler(base: Path) -> FlowMatchEulerDiscreteScheduler:
 class TextEncoder:
     """One text encoder and its tokenizer: Qwen2-VL (V5.1) or BERT."""
 
-    def __init__(self, base: Path, max_length: int, device: torch.device) -> None:
+    def __init__(self, base: Path, max_length: int, device: torch.device, *, layer_by_layer: bool = False) -> None:
         """
         Args:
             base: folder of the base model; reads `text_encoder/` and `tokenizer/`.
             max_length: tokens to which every text is padded.
             device: where it computes.
+            layer_by_layer: whether only the layer that computes is on the device.
 
         Raises:
             Unsupported: there is none, or another than those two.
@@ -56,7 +58,11 @@ class TextEncoder:
         self.cut: list[str] = []
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
         self.model = ENCODERS[self.kind].from_pretrained(base / "text_encoder", local_files_only=True, dtype="auto")
-        self.model.to(device).eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False)
+        if layer_by_layer:
+            cpu_offload(self.model, execution_device=device)
+        else:
+            self.model.to(device)
 
     @torch.no_grad()
     def embed(self, text: str, *, truncate: bool = False) -> Tensor:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate.utils import release_memory
 from numpy.typing import NDArray
 from torch import Tensor
 
 from framelora.families.base import EncodeUnit
+from framelora.families.easyanimate.codec import TextEncoder
 from framelora.families.easyanimate.encode import Encoder
 from framelora.families.easyanimate.spec import check_base, read_spec
 
@@ -45,7 +47,10 @@ def prepare(
     ends: list[NDArray[np.uint8]],
     size: tuple[int, int, int],
 ) -> dict[str, Tensor | None]:
-    """Encode what `Renderer.sample_clip` is given; the encoders are gone afterwards.
+    """Encode what `Renderer.sample_clip` is given.
+
+    The text encoder is gone from the device before the VAE comes, and both are gone afterwards, in every memory mode;
+    under `sequential_cpu_offload` the text encoder is on it layer by layer.
 
     Args:
         base, params, device: as everywhere.
@@ -59,12 +64,16 @@ def prepare(
     """
     whole = params.encode.model_copy(update={"long_captions": "stop"})
     encoder = Encoder(base, params.model_copy(update={"encode": whole}), device)
+    if params.render.memory_mode == "sequential_cpu_offload" and device.type != "cpu":
+        encoder.text_encoder = TextEncoder(base, whole.max_sequence_length, device, layer_by_layer=True)
     texts = {}
     for name, called, text in (("text", "prompt", prompt), ("negative", "negative prompt", negative)):
         try:
             texts[name] = encoder.encode(EncodeUnit("text", name, text=text), None)["embeds"].float()
         except ValueError as error:
             raise ValueError(f"the {called} is too long: {error}") from None
+    del encoder.text_encoder
+    release_memory()
     inputs: dict[str, Tensor | None] = {**texts, "masked": None}
     if not ends:
         return inputs
@@ -72,4 +81,7 @@ def prepare(
     clip[-1] = ends[-1]
     mode = "first_frames" if len(ends) == 1 else "both_ends"
     unit = EncodeUnit("masked", "prompt", detail=f"{size[0]}/{mode}/1/render")
-    return inputs | {"masked": encoder.encode(unit, clip)["masked"].float()}
+    inputs["masked"] = encoder.encode(unit, clip)["masked"].float()
+    del encoder.vae
+    release_memory()
+    return inputs
