@@ -256,7 +256,7 @@ def test_a_text_is_never_cut_whatever_is_done_with_captions(
     monkeypatch.chdir(tmp_path)
     code, text = run("generate", *SMALL, option, "bird " * 90, "--base", base, "-o", "wrong.mp4")
     assert (code, text.count("\n")) == (1, 1), text
-    assert f"the {called} is too long: the text has 92 tokens, and the encoder takes 64" in text
+    assert f"error: the {called}: the text has 92 tokens, and the encoder takes 64" in text
 
 
 @pytest.mark.parametrize(

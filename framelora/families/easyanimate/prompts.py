@@ -64,14 +64,14 @@ def prepare(
     """
     whole = params.encode.model_copy(update={"long_captions": "stop"})
     encoder = Encoder(base, params.model_copy(update={"encode": whole}), device)
-    if params.render.memory_mode == "sequential_cpu_offload" and device.type != "cpu":
-        encoder.text_encoder = TextEncoder(base, whole.max_sequence_length, device, layer_by_layer=True)
+    layer_by_layer = params.render.memory_mode == "sequential_cpu_offload" and device.type != "cpu"
+    encoder.text_encoder = TextEncoder(base, whole.max_sequence_length, device, layer_by_layer=layer_by_layer)
     texts = {}
     for name, called, text in (("text", "prompt", prompt), ("negative", "negative prompt", negative)):
         try:
             texts[name] = encoder.encode(EncodeUnit("text", name, text=text), None)["embeds"].float()
         except ValueError as error:
-            raise ValueError(f"the {called} is too long: {error}") from None
+            raise ValueError(f"the {called}: {error}") from None
     del encoder.text_encoder
     release_memory()
     inputs: dict[str, Tensor | None] = {**texts, "masked": None}
