@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from broken_media import H264, HDR, X265, build, clip, ffmpeg
@@ -128,6 +132,48 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("framelora.media.frames.PATIENCE", 1.0)
     with pytest.raises(Unreadable, match=r"can't be decoded \(no frame in 1 s\)"):
         list(read_frames(path, facts, (96, 64), NO_FILE_BEYOND))
+
+
+def test_a_slow_reader_is_no_decoder_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More frames than the pipe holds, so that the decoder is still there while its reader is busy."""
+    path = clip(tmp_path / "a.mp4", source="testsrc2=size=512x384:rate=24:duration=2")
+    monkeypatch.setattr("framelora.media.frames.PATIENCE", 1.0)
+    times = []
+    for moment, _ in read_frames(path, probe_video(path), (512, 384), NO_FILE_BEYOND):
+        if len(times) in (0, 20):
+            time.sleep(3)
+        times.append(moment)
+    assert len(times) == 48
+
+
+STOPPED = """
+import os, pathlib, signal, sys, threading
+from framelora.media import frames, probe
+frames.PATIENCE, frames.TICK = 2.0, 0.1
+frames.imageio_ffmpeg.get_ffmpeg_exe = lambda: sys.argv[2]
+path = pathlib.Path(sys.argv[1])
+facts = probe.probe_video(path)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+print(len(list(frames.read_frames(path, facts, (96, 64), probe.NO_FILE_BEYOND))))
+"""
+
+
+def test_the_time_in_which_a_process_is_stopped_does_not_count(tmp_path: Path) -> None:
+    """It is stopped while it waits for the first frame, for longer than its patience."""
+    path, resumed, script = clip(tmp_path / "a.mp4"), tmp_path / "resumed", tmp_path / "ffmpeg"
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    script.write_text(f'#!/bin/sh\nwhile [ ! -e {resumed} ]; do sleep 0.05; done\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    command = [sys.executable, "-c", STOPPED, path, script]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        resumed.touch()
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "24\n")
 
 
 def test_black_ends_a_shot_and_fades_are_trimmed(tmp_path: Path) -> None:
