@@ -42,7 +42,9 @@ def distance(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
 
 
 def find_leaks(splits: Mapping[str, list[dict[str, object]]], bits: int) -> list[dict[str, object]]:
-    """A row for each two contents of different splits that have nearly equal windows, with the nearest two.
+    """Rows that name each content beside the nearest one of each other split that has a nearly equal window.
+
+    No two rows have the same two contents, and there are at most two for each content, however many are alike.
 
     Args:
         splits: rows of the pairs tables by split.
@@ -50,22 +52,30 @@ def find_leaks(splits: Mapping[str, list[dict[str, object]]], bits: int) -> list
     """
     if bits < 0:
         return []
-    by_hash: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    # By hash and split: a window of each content.
+    by_hash: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for split, rows in splits.items():
         for row in rows:
-            by_hash[str(row["hash"])].setdefault((split, str(row["content_id"])), str(row["pair"]))
-    nearest: dict[tuple[str, str], dict[str, object]] = {}
+            by_hash[str(row["hash"])][split].setdefault(str(row["content_id"]), str(row["pair"]))
+    rank = {split: number for number, split in enumerate(splits)}
+    named: set[tuple[str, str]] = set()  # contents and the other split
+    found: dict[frozenset[str], dict[str, object]] = {}
     near = [(text, text, 0) for text in by_hash] + near_duplicates(by_hash, bits)
-    for one, other, apart in sorted(near, key=lambda found: found[2]):
-        for (split, content_id), pair in by_hash[one].items():
-            for (other_split, other_id), other_pair in by_hash[other].items():
-                key = (min(content_id, other_id), max(content_id, other_id))
-                if split == other_split or content_id == other_id or key in nearest:
-                    continue
-                nearest[key] = {
-                    "split": split, "pair": pair, "other_split": other_split, "other_pair": other_pair, "bits": apart
-                }  # fmt: skip
-    return sorted(nearest.values(), key=lambda row: (str(row["pair"]), str(row["other_pair"])))
+    for one, other, apart in sorted(near, key=lambda pair: pair[2]):
+        for here, there in ((one, other), (other, one)):
+            for split, contents in by_hash[here].items():
+                for other_split, others in by_hash[there].items():
+                    if split == other_split:
+                        continue
+                    partner, other_pair = next(iter(others.items()))
+                    for content_id, pair in contents.items():
+                        if (content_id, other_split) in named:
+                            continue
+                        named.add((content_id, other_split))
+                        ends = sorted([(split, pair), (other_split, other_pair)], key=lambda end: rank[end[0]])
+                        row = dict(zip(("split", "pair", "other_split", "other_pair"), sum(ends, ()), strict=True))
+                        found.setdefault(frozenset((content_id, partner)), {**row, "bits": apart})
+    return sorted(found.values(), key=lambda row: (str(row["pair"]), str(row["other_pair"])))
 
 
 def shots_that_give_way(splits: Mapping[str, list[dict[str, object]]], bits: int) -> dict[str, str]:

@@ -152,7 +152,7 @@ class Watch:
     """Kills a process that keeps its reader waiting for too long, and any that is still there at the end.
 
     Looks are counted in which the reader waits, not seconds on a clock: what the reader does with a frame counts for
-    nothing, however slow it is, and a time in which all of this is stopped (Ctrl-Z, a suspended job) counts as one look.
+    nothing, however slow it is, and a time in which all is stopped (Ctrl-Z, a suspended job) counts as one look.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -93,6 +93,18 @@ def test_leaks_are_between_splits_only_and_name_the_nearest_windows() -> None:
     assert find_leaks(splits, -1) == []
 
 
+def test_the_rows_grow_with_the_sources_and_not_with_their_pairs() -> None:
+    """3,000 equal sources: each is named, each two at most once; all pairs of them would be 2.5 million rows."""
+    contents = {"train": 1800, "val": 450, "test": 750}
+    splits = {split: [row(f"{split}{number}", "0" * 48) for number in range(n)] for split, n in contents.items()}
+    leaks = find_leaks(splits, 3)
+    assert len(leaks) <= 2 * 3000
+    assert len({frozenset((leak["pair"], leak["other_pair"])) for leak in leaks}) == len(leaks)
+    named = {leak[end] for leak in leaks for end in ("pair", "other_pair")}
+    assert named == {row["pair"] for rows in splits.values() for row in rows}
+    assert all(leak["split"] != leak["other_split"] for leak in leaks)
+
+
 WINDOW = st.tuples(
     st.sampled_from(["train", "val", "test"]), st.integers(0, 3), st.sets(st.integers(0, 191), max_size=6)
 )
