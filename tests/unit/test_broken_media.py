@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+import pandas as pd
 import pytest
 from broken_media import H264, HDR, X265, build, clip, ffmpeg
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Project
 
 from framelora.media.decode import decode_video
 from framelora.media.frames import read_frames
@@ -60,6 +62,44 @@ def test_every_file_of_the_corpus_ends_as_documented(tmp_path: Path) -> None:
         else:
             assert str(outcome.get("reason")).startswith(wanted), (name, outcome)
     assert sum(cuts) > 0.9 * len(cuts) > 50
+
+
+BOUNDED = ("sh", "-c", 'ulimit -v 4194304 -t 120; exec "$@"', "sh")  # KiB of address space, seconds of CPU time
+
+
+def test_the_corpus_goes_through_the_gate_and_extract_in_one_project(
+    make_project: Callable[..., Project],
+) -> None:
+    """What can't be read is left out and listed, whichever of the two sees it; nothing else is."""
+    project = make_project(clips=(), pairs=(), data__root="corpus", data__images=True, extract__on_error="skip")
+    (project.root / "corpus").mkdir()
+    expected = build(project.root / "corpus")
+    seen = {}
+    for stage in ("captions", "extract"):
+        run = project.run(*BOUNDED, sys.executable, "-m", f"stages.{stage}")
+        assert "Traceback" not in run.stdout + run.stderr
+        seen[stage] = run
+    issues = pd.read_csv(project.root / "reports/captions/issues.csv", keep_default_na=False)
+    refused = issues[issues.rule.isin(["unreadable", "unsupported-codec", "over-limit"])]
+    assert set(refused.severity) == {"warning"}
+    reasons = dict(zip(refused["where"], refused.message, strict=True))
+    skipped = pd.read_csv(project.root / "reports/extract/skipped.csv")
+    assert not set(reasons) & set(skipped.path)
+    reasons |= dict(zip(skipped.path, skipped.reason, strict=True))
+    sources = pd.read_parquet(project.root / "data/sources.parquet")
+    frames = pd.read_parquet(project.root / "data/frames.parquet").groupby("content_id").num_frames.sum()
+    kept = {row.path: int(frames.get(row.content_id, 0)) for row in sources.itertuples()}
+    for name, wanted in expected.items():
+        if name in reasons:
+            assert not kept.get(name), name
+            reason = wanted.partition(": ")[2] or {"frames 0": "holds nothing but black"}.get(wanted, "")
+            assert wanted == "refused or whole" or (reason and reasons[name].startswith(reason)), (name, reasons[name])
+        elif wanted == "refused or whole":
+            assert kept[name] == 8, name
+        else:
+            low, _, high = wanted.removeprefix("frames ").partition("-")
+            assert int(low) <= kept[name] <= int(high or low), name
+    assert set(reasons) <= set(expected)
 
 
 def mutated(data: bytes, number: int) -> bytes:
