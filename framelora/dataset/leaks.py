@@ -9,7 +9,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ HASH_BITS = 64
 FEW = 1_000_000  # comparisons that are made at once, without bands
 MOST_BANDED_BITS = 6  # beyond it, bands are so narrow and so many that all pictures are compared
 EQUAL_BANDS = 3
-MOST_NEAR = 32  # pictures of the other split that one picture is compared with in each choice of bands
+MOST_NEAR = 32  # pictures of the other split that one picture is found near to; the first stand for more
 
 Hashes = NDArray[np.uint64]
 Rows = Sequence[Mapping[str, Any]]
@@ -98,8 +98,8 @@ def near_pictures(ours: Hashes, theirs: Hashes, bits: int) -> tuple[NDArray[np.i
 
     Two hashes that differ in at most `bits` places agree wholly on three of `bits + 3` bands of their bits. So for each
     choice of three bands (20 for 3 bits) both lists are sorted by them and only what agrees is compared: the time is
-    that of sorting, N log M, and of the likely pairs. Where more than `MOST_NEAR` agree (pictures that thousands of
-    shots share) the first of them stand for all. Beyond `MOST_BANDED_BITS` all are compared with all: N M.
+    that of sorting, N log M, and of the likely pairs. Where more than `MOST_NEAR` agree, the first of them stand for
+    all. Beyond `MOST_BANDED_BITS` all are compared with all: N M.
     """
     if len(ours) * len(theirs) <= FEW or bits > MOST_BANDED_BITS:
         found = [(np.zeros(0, np.intp), np.zeros(0, np.intp))]
@@ -115,13 +115,14 @@ def near_pictures(ours: Hashes, theirs: Hashes, bits: int) -> tuple[NDArray[np.i
     bands = [
         sum(1 << int(bit) for bit in places) for places in np.array_split(np.arange(HASH_BITS), bits + EQUAL_BANDS)
     ]
-    codes = [np.zeros(0, np.int64)]
+    found_codes = np.zeros(0, np.int64)  # of a place here and one there
     for chosen in combinations(bands, EQUAL_BANDS):
         mask = np.uint64(sum(chosen))
         order = np.argsort(theirs & mask, kind="stable")
         keys = (theirs & mask)[order]
         first = np.searchsorted(keys, ours & mask, "left")
         counts = np.minimum(np.searchsorted(keys, ours & mask, "right") - first, MOST_NEAR)
+        codes = [found_codes]
         step = max(1, FEW // MOST_NEAR)
         for start in range(0, len(ours), step):
             number = counts[start : start + step]
@@ -130,7 +131,10 @@ def near_pictures(ours: Hashes, theirs: Hashes, bits: int) -> tuple[NDArray[np.i
             there = order[first[here] + within]
             near = np.bitwise_count(ours[here] ^ theirs[there]) <= bits
             codes.append(here[near] * len(theirs) + there[near])
-    here, there = np.divmod(np.unique(np.concatenate(codes)), len(theirs))
+        found_codes = np.unique(np.concatenate(codes))
+        here = found_codes // len(theirs)
+        found_codes = found_codes[np.arange(len(here)) - np.searchsorted(here, here, "left") < MOST_NEAR]
+    here, there = np.divmod(found_codes, len(theirs))
     return here, there
 
 
@@ -139,8 +143,10 @@ def films_of(splits: Mapping[str, Rows]) -> list[Film]:
     units: dict[tuple[str, str], tuple[Unit, tuple[str, ...]]] = {}
     for split, rows in splits.items():
         for row in rows:
-            unit = Unit(str(row["content_id"]), str(row["start_shot"]))
-            unit, _ = units.setdefault((split, unit.shot), (unit, tuple(row["pictures"])))
+            shot = str(row["start_shot"])
+            if (split, shot) not in units:
+                units[split, shot] = Unit(str(row["content_id"]), shot), tuple(row["pictures"])
+            unit, _ = units[split, shot]
             unit.pairs.setdefault(row["span"], str(row["pair"]))
     films: dict[tuple[tuple[str, ...], tuple[Span, ...]], Film] = {}
     for (split, _), (unit, pictures) in units.items():
@@ -152,27 +158,37 @@ def films_of(splits: Mapping[str, Rows]) -> list[Film]:
 def near_films(films: list[Film], split: str, other_split: str, bits: int) -> Iterator[Near]:
     """All films of a split beside those of another that show nearly the same."""
     for film in films:
-        both = split in film.units and other_split in film.units
-        if both and (found := film.window_within(dict.fromkeys(film.places, 0))):
+        in_both = split in film.units and other_split in film.units
+        if in_both and (found := film.window_within(dict.fromkeys(film.places, 0))):
             yield Near(split, film, found[0], other_split, film, found[0], 0)
     ours, theirs = ([film for film in films if name in film.units] for name in (split, other_split))
-    our_shown, their_shown = ([(film, text) for film in some for text in film.places] for some in (ours, theirs))
+    our_shown, their_shown = (
+        [(at, text) for at, film in enumerate(some) for text in film.places] for some in (ours, theirs)
+    )
     hashes, other_hashes = (
         np.array([int(text, 16) for _, text in some], np.uint64) for some in (our_shown, their_shown)
     )
     here, there = near_pictures(hashes, other_hashes, bits)
+    at, other_at = (
+        np.array([at for at, _ in some], np.intp)[places] for some, places in ((our_shown, here), (their_shown, there))
+    )
+    both = at * len(theirs) + other_at
+    order = np.argsort(both, kind="stable")
+    here, there, both = here[order], there[order], both[order]
     apart = np.bitwise_count(hashes[here] ^ other_hashes[there])
-    by_films: dict[tuple[int, int], tuple[Film, Film, list[tuple[str, str, int]]]] = {}
-    for one, another, number in zip(here.tolist(), there.tolist(), apart.tolist(), strict=True):
-        (film, text), (other, other_text) = our_shown[one], their_shown[another]
-        if film is not other:
-            by_films.setdefault((id(film), id(other)), (film, other, []))[2].append((text, other_text, number))
-    for film, other, pictures in by_films.values():
+    bounds = np.flatnonzero(np.diff(both, prepend=-1, append=-1))
+    for start, end in pairwise(bounds.tolist()):
+        number, other_number = divmod(int(both[start]), len(theirs))
+        film, other = ours[number], theirs[other_number]
+        if film is other:
+            continue
         nearest: dict[str, int] = {}
         other_nearest: dict[str, int] = {}
-        for text, other_text, number in pictures:
-            nearest[text] = min(number, nearest.get(text, HASH_BITS))
-            other_nearest[other_text] = min(number, other_nearest.get(other_text, HASH_BITS))
+        pictures = zip(here[start:end].tolist(), there[start:end].tolist(), apart[start:end].tolist(), strict=True)
+        for one, another, differ in pictures:
+            text, other_text = our_shown[one][1], their_shown[another][1]
+            nearest[text] = min(differ, nearest.get(text, HASH_BITS))
+            other_nearest[other_text] = min(differ, other_nearest.get(other_text, HASH_BITS))
         if found := film.window_within(nearest):
             yield Near(split, film, found[0], other_split, other, other.window_with(other_nearest), found[1])
         elif found := other.window_within(other_nearest):

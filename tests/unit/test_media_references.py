@@ -152,6 +152,7 @@ def test_nothing_that_a_file_names_is_opened(bait: Bait, case: str) -> None:
         params.data.model_copy(update={"images": True}),
         params.captions,
         params.extract.model_copy(update={"on_error": "skip"}),
+        params.pair,
         WORDS,
     )
     assert not bait.taken()
