@@ -128,7 +128,16 @@ def deal(kept: Rows, params: Pair, columns: Columns) -> tuple[dict[str, Rows], R
 
 
 def measure(rows: Rows, shots: dict[str, dict[str, str]], params: Pair) -> None:
-    """Add the measures to rows; what was measured once is a cell. `shots`: content id, cell and digest of each shot."""
+    """Add the measures to rows; what was measured once is a cell.
+
+    Rows also get `pictures`, the hashes of all pictures of their shot or image pair, and `span`, the numbers of the
+    first and last of their own among them.
+
+    Args:
+        rows: rows of `PAIRS_SCHEMA` without measures.
+        shots: content id, cell and digest of each shot.
+        params: the section.
+    """
     filling = Filling(open_store(), "pair")
     of_shots: dict[tuple[str, ...], Rows] = defaultdict(list)
     for row in rows:
@@ -143,19 +152,20 @@ def measure(rows: Rows, shots: dict[str, dict[str, str]], params: Pair) -> None:
     def compute(cell: Cell) -> Computed:
         import numpy as np
 
-        from framelora.media.measure import measure_windows
+        from framelora.media.measure import measure_windows, picture_hashes
 
         names = by_key[cell.key]
-        frames = [decode_frames(filling.store.read("extract/frames", shots[name]["cell"])[1]) for name in names]
-        measured = measure_windows(np.concatenate(frames), [place_in(row) for row in of_shots[names]])
-        yield cell, canonical_json([vars(one) for one in measured]).encode(), {}
+        parts = [decode_frames(filling.store.read("extract/frames", shots[name]["cell"])[1]) for name in names]
+        frames = np.concatenate(parts)
+        windows = [vars(one) for one in measure_windows(frames, [place_in(row) for row in of_shots[names]])]
+        yield cell, canonical_json({"windows": windows, "pictures": picture_hashes(frames)}).encode(), {}
 
     filling.fill(list(cells.values()), compute, prepare)
     filling.close()
     for names, cell in cells.items():
         measured = json.loads(filling.store.read(cell.kind, cell.key)[1])
-        for row, values in zip(of_shots[names], measured, strict=True):
-            row.update(values)
+        for row, values in zip(of_shots[names], measured["windows"], strict=True):
+            row.update(values, pictures=measured["pictures"], span=place_in(row))
 
 
 def make_middles(rows: Rows, shots: pd.DataFrame, method: str) -> Rows:
@@ -280,7 +290,7 @@ def report(dropped: Rows, leaks: Rows, rows: Rows) -> None:
     if leaks:
         first = leaks[0]
         warn(
-            f"warning: {len(leaks)} sources show nearly the same in two splits, for example {first['pair']} "
+            f"warning: {len(leaks)} pairs of sources show nearly the same in two splits, for example {first['pair']} "
             f"({first['split']}) and {first['other_pair']} ({first['other_split']}): reports/pairs/leaks.csv lists "
             "them; set pair.leaks: drop, give them one value in pair.group_column, or remove one"
         )

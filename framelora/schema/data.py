@@ -135,7 +135,8 @@ class Pair(Section):
     filters: list[str]
     """Conditions that every window and image must meet, on measures and metadata columns: `motion > 0.5`."""
     leak_bits: Annotated[int, Field(ge=-1, le=16)]
-    """Windows of two splits whose pictures differ in at most this many of 64 bits are leaks; -1: not looked for."""
+    """Pictures whose hashes differ in at most this many of 64 bits are nearly equal; shots of two splits are leaks when
+    more than half of the pictures of a window of one are nearly equal to pictures of the other. -1: not looked for."""
     leaks: Literal["report", "drop"]
     """What leaks do: be reported, or have their shots left out: those of val for test, those of train for both."""
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
+import pandas as pd
 import pytest
 from broken_media import H264, HDR, X265, build, clip, ffmpeg
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Project
 
 from framelora.media.decode import decode_video
 from framelora.media.frames import read_frames
@@ -56,6 +62,44 @@ def test_every_file_of_the_corpus_ends_as_documented(tmp_path: Path) -> None:
         else:
             assert str(outcome.get("reason")).startswith(wanted), (name, outcome)
     assert sum(cuts) > 0.9 * len(cuts) > 50
+
+
+BOUNDED = ("sh", "-c", 'ulimit -v 4194304 -t 120; exec "$@"', "sh")  # KiB of address space, seconds of CPU time
+
+
+def test_the_corpus_goes_through_the_gate_and_extract_in_one_project(
+    make_project: Callable[..., Project],
+) -> None:
+    """What can't be read is left out and listed, whichever of the two sees it; nothing else is."""
+    project = make_project(clips=(), pairs=(), data__root="corpus", data__images=True, extract__on_error="skip")
+    (project.root / "corpus").mkdir()
+    expected = build(project.root / "corpus")
+    seen = {}
+    for stage in ("captions", "extract"):
+        run = project.run(*BOUNDED, sys.executable, "-m", f"stages.{stage}")
+        assert "Traceback" not in run.stdout + run.stderr
+        seen[stage] = run
+    issues = pd.read_csv(project.root / "reports/captions/issues.csv", keep_default_na=False)
+    refused = issues[issues.rule.isin(["unreadable", "unsupported-codec", "over-limit"])]
+    assert set(refused.severity) == {"warning"}
+    reasons = dict(zip(refused["where"], refused.message, strict=True))
+    skipped = pd.read_csv(project.root / "reports/extract/skipped.csv")
+    assert not set(reasons) & set(skipped.path)
+    reasons |= dict(zip(skipped.path, skipped.reason, strict=True))
+    sources = pd.read_parquet(project.root / "data/sources.parquet")
+    frames = pd.read_parquet(project.root / "data/frames.parquet").groupby("content_id").num_frames.sum()
+    kept = {row.path: int(frames.get(row.content_id, 0)) for row in sources.itertuples()}
+    for name, wanted in expected.items():
+        if name in reasons:
+            assert not kept.get(name), name
+            reason = wanted.partition(": ")[2] or {"frames 0": "holds nothing but black"}.get(wanted, "")
+            assert wanted == "refused or whole" or (reason and reasons[name].startswith(reason)), (name, reasons[name])
+        elif wanted == "refused or whole":
+            assert kept[name] == 8, name
+        else:
+            low, _, high = wanted.removeprefix("frames ").partition("-")
+            assert int(low) <= kept[name] <= int(high or low), name
+    assert set(reasons) <= set(expected)
 
 
 def mutated(data: bytes, number: int) -> bytes:
@@ -128,6 +172,48 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("framelora.media.frames.PATIENCE", 1.0)
     with pytest.raises(Unreadable, match=r"can't be decoded \(no frame in 1 s\)"):
         list(read_frames(path, facts, (96, 64), NO_FILE_BEYOND))
+
+
+def test_a_slow_reader_is_no_decoder_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More frames than the pipe holds, so that the decoder is still there while its reader is busy."""
+    path = clip(tmp_path / "a.mp4", source="testsrc2=size=512x384:rate=24:duration=2")
+    monkeypatch.setattr("framelora.media.frames.PATIENCE", 1.0)
+    times = []
+    for moment, _ in read_frames(path, probe_video(path), (512, 384), NO_FILE_BEYOND):
+        if len(times) in (0, 20):
+            time.sleep(3)
+        times.append(moment)
+    assert len(times) == 48
+
+
+STOPPED = """
+import os, pathlib, signal, sys, threading
+from framelora.media import frames, probe
+frames.PATIENCE, frames.TICK = 2.0, 0.1
+frames.imageio_ffmpeg.get_ffmpeg_exe = lambda: sys.argv[2]
+path = pathlib.Path(sys.argv[1])
+facts = probe.probe_video(path)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+print(len(list(frames.read_frames(path, facts, (96, 64), probe.NO_FILE_BEYOND))))
+"""
+
+
+def test_the_time_in_which_a_process_is_stopped_does_not_count(tmp_path: Path) -> None:
+    """It is stopped while it waits for the first frame, for longer than its patience."""
+    path, resumed, script = clip(tmp_path / "a.mp4"), tmp_path / "resumed", tmp_path / "ffmpeg"
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    script.write_text(f'#!/bin/sh\nwhile [ ! -e {resumed} ]; do sleep 0.05; done\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    command = [sys.executable, "-c", STOPPED, path, script]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        resumed.touch()
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "24\n")
 
 
 def test_black_ends_a_shot_and_fades_are_trimmed(tmp_path: Path) -> None:

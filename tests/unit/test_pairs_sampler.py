@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from broken_media import H264, ffmpeg
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -21,7 +23,10 @@ from framelora.dataset.captions import COLUMNS_SCHEMA, column_rows
 from framelora.dataset.pairs import PAIRS_SCHEMA, SHOTS_SCHEMA, SPLITS, cut_pairs, split_of
 from framelora.dataset.sampler import BatchSampler
 from framelora.digest import draw_seed, sha256
+from framelora.media.decode import decode_video
 from framelora.media.lossless import encode_frames
+from framelora.media.probe import NO_FILE_BEYOND
+from framelora.media.shots import Cutting
 from framelora.schema.data import Pair
 from stages import pair as stage
 
@@ -152,12 +157,17 @@ def packed(length: int, seed: int) -> bytes:
 
 
 def run_stage(
-    rows: list[dict[str, object]], columns: dict[str, dict[str, str]] | None = None, noise: int = 0
+    rows: list[dict[str, object]],
+    columns: dict[str, dict[str, str]] | None = None,
+    noise: int = 0,
+    frames: dict[str, np.ndarray] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Run the stage on shots whose frames are in the store; the frames of shot n are of noise n modulo `noise`."""
+    """Run the stage on shots whose frames are in the store: those given, or for shot n noise n modulo `noise`."""
     store = open_store()
     for number, row in enumerate(rows):
         payload = packed(int(str(row["num_frames"])), number % noise if noise else 0)
+        if frames and str(row["shot"]) in frames:
+            payload = encode_frames(frames[str(row["shot"])])
         stored = store.put(Cell("extract/frames", "", {"payload": sha256(payload)}), payload)
         row["cell"], row["digest"] = stored.key, stored.digest
     files.write_table(Path("data/frames.parquet"), rows, SHOTS_SCHEMA)
@@ -345,6 +355,44 @@ def test_equal_pictures_in_two_splits_are_leaks(project: Path, capsys: pytest.Ca
     leaks = pd.read_csv(project / "reports/pairs/leaks.csv")
     assert (leaks["split"] != leaks.other_split).all()
     assert set(leaks.bits) == {0}
+
+
+def decoded(path: Path) -> np.ndarray:
+    """The one shot of a clip at 6 frames a second."""
+    options = {"target_fps": 6.0, "buckets": ["96x64"], "limits": NO_FILE_BEYOND}
+    (found,) = decode_video(path, cutting=Cutting(), **options)  # type: ignore[arg-type]
+    return found.frames
+
+
+@pytest.mark.parametrize("name", ["bird_flaps_wings", "cloud_over_trees", "bunny_paw_in_burrow", "camera_down_trees"])
+def test_a_trimmed_clip_and_a_still_of_a_held_out_clip_are_leaks(
+    project: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three frames later at the source's rate, so between the frames that are kept; windows are 7 frames apart."""
+    whole = REPOSITORY / f"data/demo/clips/{name}.mp4"
+    later = project / "later.mp4"
+    ffmpeg("-i", whole, "-vf", "select=gte(n\\,3),setpts=PTS-STARTPTS", "-an", *H264, "-crf", "18", later)
+    dealt = {split: [name for name in IDS if split_of(name, seed=4, **FRACTIONS) == split] for split in SPLITS}
+    frames = {
+        f"{dealt['test'][0]}-000": decoded(whole),
+        f"{dealt['train'][0]}-000": decoded(later),
+        f"{dealt['train'][1]}-image": decoded(whole)[3:4],
+        f"{dealt['val'][0]}-000": np.full((12, 64, 96, 3), 90, np.uint8),  # an even wall is like no other
+        f"{dealt['train'][2]}-000": np.full((12, 64, 96, 3), 90, np.uint8),
+    }
+    rows = [shot(key, len(one), "image" if key.endswith("image") else "video") for key, one in frames.items()]
+    rows += [shot(f"{one}-000", 12) for split in SPLITS for one in dealt[split][3:8]]  # each shows something else
+    set_pair(project, stride=7)
+    before = run_stage(rows, noise=len(rows), frames=frames)
+    leaks = pd.read_csv(project / "reports/pairs/leaks.csv")
+    assert set(leaks.pair.str.rpartition("-")[0].str[:16]) == set(dealt["train"][:2])
+    assert set(leaks.other_pair.str[:16]) == {dealt["test"][0]}
+    assert "2 pairs of sources show nearly the same in two splits" in capsys.readouterr().err
+    set_pair(project, leaks="drop")
+    after = run_stage(rows, noise=len(rows), frames=frames)
+    assert set(before["train"].content_id) - set(after["train"].content_id) == set(dealt["train"][:2])
+    for split in ("val", "test"):
+        pd.testing.assert_frame_equal(after[split], before[split])
 
 
 @pytest.mark.parametrize(("gives_way", "keeps"), [("train", "test"), ("train", "val"), ("val", "test")])

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from framelora.console import UserError
 from framelora.dataset import captions, sources
 from framelora.dataset.captions import read_metadata, read_sidecar
+from framelora.dataset.checks import check_captions
 from framelora.dataset.metadata import as_number
 from framelora.dataset.paths import Names, resolve_inside
 from framelora.dataset.rules import RULES, Finding, judge
 from framelora.dataset.sources import DigestCache, Source, group, scan, source_rows, walk
+from framelora.dataset.tokens import WORDS
 from framelora.digest import sha256
 from framelora.media.probe import Facts
+from framelora.params import load_params
 
 
 def make_files(root: Path, *names: str) -> None:
@@ -576,6 +581,30 @@ def test_a_hundred_thousand_rows_are_read(tmp_path: Path) -> None:
     assert len(findings) == 50_000
     assert len(judge(findings, {})) == 50_000
     assert findings[-1] == Finding("path-missing", "metadata.csv line 100001", "'b.mp4' does not exist")
+
+
+@pytest.mark.nightly
+def test_a_hundred_thousand_rows_go_through_gather_and_the_checks(tmp_path: Path) -> None:
+    """A clip each: of every thousand one has no file, one a second row that disagrees, and one a placeholder."""
+    count = 100_000
+    found = [Source(f"{number:06d}.mp4", "video", f"{number:06d}.mp4") for number in range(count) if number % 1000]
+    names = [source.path for source in found] + ["metadata.csv"]
+    lines = []
+    for number in range(count):
+        word = f"{number:020b}".replace("0", "a").replace("1", "e")  # digits aside, captions differ
+        lines.append(f"{number:06d}.mp4,{'todo' if number % 1000 == 7 else f'a hand writes {word}'},{number % 9}")
+        lines += [f"{number:06d}.mp4,another hand writes it,{number % 9}"] if number % 1000 == 500 else []
+    (tmp_path / "metadata.csv").write_text("file_name,text,scene\n" + "\n".join(lines) + "\n")
+    ids = {source.name: source.name for source in found}
+    gathered = captions.gather(tmp_path, names, found, ids)
+    params = load_params(REPOSITORY / "params.yaml").captions
+    findings = [*gathered.findings, *check_captions(gathered, found, ids, params, WORDS)]
+    assert len(gathered.captions) == len(gathered.columns) == 99_900
+    assert gathered.columns["099999.mp4"] == {"scene": "0"}
+    counts = Counter(issue.rule for issue in judge(findings, {}))
+    each = ["path-missing", "duplicate-row", "conflicting-captions", "placeholder"]
+    assert {rule: counts[rule] for rule in each} == dict.fromkeys(each, 100)
+    assert set(counts) <= {*each, "repeated-caption", "short-caption"}
 
 
 # sidecars and their union with metadata.json
