@@ -67,7 +67,7 @@ class Train(Section):
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
     """Schedule of the learning rate, counted in optimizer steps."""
     lr_warmup_steps: Annotated[int, Field(ge=0)]
-    """Optimizer steps of linear warm-up (no effect under `constant`)."""
+    """Optimizer steps of linear warm-up, from 1 / lr_warmup_steps at the first (no effect under `constant`)."""
     adam_beta1: Fraction
     adam_beta2: Fraction
     adam_weight_decay: Annotated[float, Field(ge=0)]

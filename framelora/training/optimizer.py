@@ -132,10 +132,13 @@ def build(groups: list[dict[str, Any]], params: Train) -> torch.optim.Optimizer:
 
 
 def learning_rate_factor(params: Train, steps: int) -> Callable[[int], float]:
-    """The schedule: a factor on the learning rate for a step counted from 0; warm-up is in optimizer steps."""
+    """The schedule: a factor on the learning rate for a step counted from 0; warm-up is in optimizer steps.
+
+    diffusers' warm-up begins at 0, so its first step learns nothing and a run of one step saves an untrained adapter.
+    Ours rises from 1 / warm-up at the first step to 1 at the last of the warm-up; what follows is diffusers'.
+    """
     probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(
-        params.lr_scheduler, probe, num_warmup_steps=params.lr_warmup_steps, num_training_steps=steps
-    )
-    factor: Callable[[int], float] = schedule.lr_lambdas[0]
-    return factor
+    warmup = 0 if params.lr_scheduler == "constant" else params.lr_warmup_steps
+    schedule = get_scheduler(params.lr_scheduler, probe, num_warmup_steps=warmup, num_training_steps=steps)
+    after: Callable[[int], float] = schedule.lr_lambdas[0]
+    return lambda step: (step + 1) / warmup if step < warmup else after(step)

@@ -140,7 +140,10 @@ class TestLength:
         run(str(tmp_path / "state"), items=2, max_train_steps=None, num_train_epochs=1, gradient_accumulation_steps=8)
         rows = history(tmp_path / "state")
         assert [row["step"] for row in rows] == [0, 1]
-        assert rows[1]["grad_norm"] > 0
+        assert rows[1]["grad_norm"] > 0 and rows[1]["learning_rate"] == pytest.approx(0.05 / 2)  # warm-up of 2
+        saved = load_file(tmp_path / "state/final/unet_lora/adapter_model.safetensors")
+        trained = [value for name, value in saved.items() if ".lora_B." in name]
+        assert len(trained) == 2 and all(value.abs().max() > 0.01 for value in trained)  # B begins at zero
 
     @pytest.mark.parametrize("values", [{"max_train_steps": None}, {"num_train_epochs": 1}, {"unet": "none"}])
     def test_contradictory_parameters_are_refused(self, values: dict[str, Any]) -> None:
@@ -164,7 +167,28 @@ class TestSchedule:
     def test_warm_up_counts_optimizer_steps(self, tmp_path: Path) -> None:
         run(str(tmp_path / "state"), lr_warmup_steps=2, gradient_accumulation_steps=4)
         rates = [row["learning_rate"] for row in history(tmp_path / "state")[1:]]
-        assert rates == pytest.approx([0, 0.025, 0.05, 0.05, 0.05])
+        assert rates == pytest.approx([0.025, 0.05, 0.05, 0.05, 0.05])
+
+    @pytest.mark.parametrize("name", ["constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+    def test_warm_up_rises_from_its_first_share_and_no_step_is_wasted(self, name: str) -> None:
+        factor = learning_rate_factor(section(lr_scheduler=name, lr_warmup_steps=4), 10)
+        factors = [factor(step) for step in range(10)]
+        assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+        assert all(value > 0.01 for value in factors)
+        long = learning_rate_factor(section(lr_scheduler=name, lr_warmup_steps=4), 2)
+        assert [long(step) for step in range(2)] == pytest.approx([0.25, 0.5])
+
+    def test_the_optimizer_steps_at_the_rate_of_the_schedule(self, tmp_path: Path) -> None:
+        """AdamW's first step moves every value by its learning rate, whatever the gradient's size."""
+        for name, warmup in (("slow", 4), ("fast", 0)):
+            values = {"max_train_steps": 1, "lr_warmup_steps": warmup, "adam_weight_decay": 0.0}
+            run(str(tmp_path / name), lr_scheduler="linear", **values)
+        moved = {}
+        for name in ("slow", "fast"):
+            saved = load_file(tmp_path / name / "final/unet_lora/adapter_model.safetensors")
+            moved[name] = saved["base_model.model.to_v.lora_B.weight"].abs()
+        torch.testing.assert_close(moved["fast"], torch.full_like(moved["fast"], 0.05), rtol=1e-3, atol=0)
+        torch.testing.assert_close(moved["slow"], moved["fast"] / 4, rtol=1e-3, atol=0)
 
     @pytest.mark.parametrize(
         ("name", "expected"),
