@@ -14,9 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framelora.adapters.folder import CONFIG, FULL_WEIGHTS
+from framelora.adapters.peft_folder import peft_tensors
+from framelora.adapters.state import LoraState
 
 if TYPE_CHECKING:
     from framelora.schema.training import Adapter
+
+PREFIX = "base_model.model."  # of peft's names
 
 
 def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str], seed: int) -> PeftModel:
@@ -55,19 +59,26 @@ def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str
     return model
 
 
-def start_from(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
-    """Give a new adapter the values of an earlier one, under peft's names.
+def start_from(model: PeftModel, earlier: LoraState) -> None:
+    """Give a new adapter the values of an earlier one, so that it has the earlier one's effect.
+
+    Where alpha, rsLoRA or anything else makes another scale of theirs, B takes up the ratio of the two.
 
     Raises:
         ValueError: the earlier one adapts other layers, or has another rank.
     """
-    own = lora_state(model)
+    own, tensors = lora_state(model), peft_tensors(earlier, PREFIX)
     differing = sorted(name for name in own.keys() | tensors.keys() if shape(own, name) != shape(tensors, name))
     if differing:
         raise ValueError(f"other layers or another rank ({len(differing)} tensors differ, the first is {differing[0]})")
+    layers = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    ratios = {
+        f"{PREFIX}{name}.lora_B.weight": layer.scale / layers[name].scaling["default"]
+        for name, layer in earlier.layers.items()
+    }
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(ratios.get(name, 1.0) * tensors[name].float())
 
 
 def shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framelora.adapters.folder import WEIGHTS, adapter_files, network_files
 from framelora.adapters.live import hold_in_float8
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, start_from
+from framelora.adapters.peft_folder import read_folder
+from framelora.adapters.state import BadAdapter
 
 if TYPE_CHECKING:
     from framelora.schema.training import Adapter, Train
@@ -92,14 +93,20 @@ def build_networks(family: Any, base: Path, adapter: Adapter, train: Train, earl
 
 
 def start_from_adapter(networks: Mapping[str, nn.Module], folder: Path) -> None:
-    """Give new adapters the values of an earlier one. Raises `ValueError` when it does not fit, or there is none."""
+    """Give new adapters the values and the effect of an earlier one.
+
+    Raises:
+        ValueError: it does not fit, it is damaged, or there is none.
+    """
     begun = False
     for name, network in networks.items():
         paths = [folder / f"{name}_lora", *([folder] if name == "unet" else [])]
         path = next((path for path in paths if (path / WEIGHTS).is_file()), None)
         if hasattr(network, "peft_config") and path is not None:
             try:
-                start_from(network, load_file(path / WEIGHTS))
+                start_from(network, read_folder(path))
+            except BadAdapter as error:
+                raise ValueError(f"adapter.start_from: {error}: copy it there again, or name another") from None
             except ValueError as error:
                 raise ValueError(f"adapter.start_from: {path} has {error}: train with its targets and rank") from None
             begun = True

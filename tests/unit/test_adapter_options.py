@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from framelora.adapters.folder import adapter_files, network_files
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict, load_adapter, set_weight, start_from
+from framelora.adapters.peft_folder import read_folder
 from framelora.console import UserError
 from framelora.evaluation.rendering import Rendering
 from framelora.files import replace_folder
+from framelora.training.networks import start_from_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -107,12 +109,39 @@ def test_pissa_is_saved_at_twice_the_rank_for_the_original_base(tmp_path: Path) 
         torch.testing.assert_close(load_adapter(net(), folder)(x), net()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_an_earlier_adapter_gives_its_values_or_says_what_does_not_fit() -> None:
+def test_an_earlier_adapter_gives_its_values_or_says_what_does_not_fit(tmp_path: Path) -> None:
     earlier, new = trained("lora", net()), add_lora(net(), adapter_section(), [], seed=9)
-    start_from(new, adapter_tensors(earlier))
+    folder = save(earlier, tmp_path / "earlier")
+    start_from(new, read_folder(folder))
     assert all(torch.equal(value, adapter_tensors(earlier)[name]) for name, value in adapter_tensors(new).items())
     with pytest.raises(ValueError, match="another rank"):
-        start_from(add_lora(net(), adapter_section(rank=1), [], seed=9), adapter_tensors(earlier))
+        start_from(add_lora(net(), adapter_section(rank=1), [], seed=9), read_folder(folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{"alpha": 7.0}, {"alpha": 2.0, "use_rslora": True}])
+def test_a_start_from_an_earlier_adapter_has_its_effect(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever alpha and rule of scaling both have; a PiSSA adapter is one of twice the rank."""
+    earlier = trained(kind, net())
+    rank = 4 if "pissa" in kind else 2
+    adapter = adapter_section(rank=rank, dropout=0.0, use_dora=kind == "dora", **options)
+    networks = {"unet": add_lora(net(), adapter, [], seed=9)}
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    start_from_adapter(networks, save(earlier, tmp_path / "earlier"))
+    with torch.no_grad():
+        torch.testing.assert_close(networks["unet"].eval()(x), earlier(x), rtol=1e-4, atol=1e-5)
+        assert (earlier(x) - net()(x)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_damaged_earlier_adapter_is_named(name: str, tmp_path: Path) -> None:
+    folder = save(trained("lora", net()), tmp_path / "earlier")
+    (folder / name).write_bytes(b"{nothing")
+    with pytest.raises(
+        ValueError, match=rf"^adapter\.start_from: .*earlier/{name} is n.*copy it there again"
+    ) as raised:
+        start_from_adapter({"unet": add_lora(net(), adapter_section(), [], seed=9)}, folder)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_guides_snippet_works_on_what_the_pipeline_writes(tmp_path: Path) -> None:
