@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 
-from framelora.adapters.folder import CONFIG
+from framelora.adapters.folder import CONFIG, FULL_CONFIG, FULL_WEIGHTS
 from framelora.adapters.peft_folder import read_folder
-from framelora.adapters.state import BadAdapter, check_fits, linear_shapes
+from framelora.adapters.state import BadAdapter, check_fits, linear_shapes, listed
 from framelora.compute import DTYPES, configure_torch
 from framelora.console import UserError, relative
 from framelora.media.buckets import centre_crop, cover, nearest_bucket
@@ -58,8 +59,8 @@ def interpolate(
         output: `.mp4`, `.gif`, `.webp`, or a folder for PNGs; None writes nothing.
         params: parameters of the project.
         base: folder of the base model (`model.base`).
-        adapter: PEFT folder, or a folder with `unet_lora/` and maybe `controlnet_lora/` or `controlnet/` in it; None
-            renders the base.
+        adapter: PEFT folder, or a folder with any of `unet/`, `unet_lora/`, `controlnet/` and `controlnet_lora/` in it,
+            as training writes it; None renders the base.
         weight: multiplies the adapter's alpha / rank: 1 is as trained.
         frames: of the clip, with both ends (`pair.num_frames`).
         steps: of the sampler (`render.num_inference_steps`).
@@ -193,43 +194,82 @@ def fit_image(image: Image.Image, bucket: tuple[int, int]) -> Image.Image:
 
 def own_controlnet(adapter: Path | None) -> bool:
     """Whether an adapter brings a whole ControlNet of its own."""
-    return adapter is not None and (adapter / "controlnet/config.json").is_file()
+    return adapter is not None and (adapter / "controlnet" / FULL_CONFIG).is_file()
 
 
 def put_on(pipeline: Any, adapter: Path, weight: float, merge: bool, steered: bool) -> None:
-    """Put an adapter folder's parts on a pipeline's networks.
+    """Put an adapter folder's parts on a pipeline's networks, in every form that training writes.
+
+    Those of a ControlNet are left out where there are no tracks, since it takes no part then.
 
     Raises:
-        UserError: there is no adapter, it is for another model, or it is a DoRA and the weights are not fp32.
+        UserError: there is no adapter, or it can't be used (see `adapted`).
     """
-    whole = (adapter / CONFIG).is_file()
-    unet_lora = adapter if whole else adapter / "unet_lora"
-    parts = {"unet": unet_lora} | ({"controlnet": adapter / "controlnet_lora"} if steered else {})
-    found = {name: folder for name, folder in parts.items() if (folder / CONFIG).is_file()}
+    denoisers = [folder for folder in (adapter, adapter / "unet_lora") if holds_denoiser(folder)]
+    found = {"unet": denoisers[0]} if denoisers else {}
+    if (adapter / "controlnet_lora" / CONFIG).is_file():
+        found["controlnet"] = adapter / "controlnet_lora"
     if not found and not own_controlnet(adapter):
-        raise UserError(f"{relative(adapter)} holds no {CONFIG}: name the folder of an adapter, such as models/adapter")
+        raise UserError(
+            f"{relative(adapter)} holds no {CONFIG}, unet/, unet_lora/, controlnet/ or controlnet_lora/: name the "
+            "folder of an adapter, such as models/adapter"
+        )
     if steered and own_controlnet(adapter):
-        pipeline.use_controlnet(adapter)
-    for name, folder in found.items():
-        network = getattr(pipeline, name)
         try:
-            state = read_folder(folder)
-            check_fits(state, linear_shapes(network), "it")
-        except BadAdapter as error:
-            raise UserError(f"{relative(folder)} is damaged or for another model: {error}") from None
-        if state.dora and network.dtype != torch.float32:
-            raise UserError(
-                f"{relative(folder)} is a DoRA adapter, which is written into the weights in fp32: --dtype would round "
-                "it away: leave it at float32"
-            )
-        setattr(pipeline, name, adapted(network, folder, weight, merge))
+            pipeline.use_controlnet(adapter)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{relative(adapter / 'controlnet')} can't be read: {one_line(error)}") from None
+    for name, folder in found.items():
+        if name == "unet" or steered:
+            setattr(pipeline, name, adapted(getattr(pipeline, name), folder, weight, merge))
+
+
+def holds_denoiser(folder: Path) -> bool:
+    """Whether `adapters.lora.load_adapter` finds something in a folder to put on a network."""
+    return (folder / "unet").is_dir() or (folder / CONFIG).is_file()
 
 
 def adapted(network: torch.nn.Module, folder: Path, weight: float, merge: bool) -> torch.nn.Module:
-    """A network with an adapter at a weight, live or merged into its layers."""
+    """A network with an adapter at a weight, live or merged into its layers; or the weights of one trained in full.
+
+    Raises:
+        UserError: the adapter is damaged or for another model, or it is a DoRA and the weights are not fp32.
+    """
     from framelora.adapters.lora import load_adapter, set_weight
 
+    whole = (folder / "unet").is_dir()
+    try:
+        if whole:
+            check_whole(folder / "unet" / FULL_WEIGHTS, network)
+        else:
+            state = read_folder(folder)
+            check_fits(state, linear_shapes(network), "it")
+    except BadAdapter as error:
+        raise UserError(f"{relative(folder)} is damaged or for another model: {one_line(error)}") from None
+    if not whole and state.dora and next(network.parameters()).dtype != torch.float32:
+        raise UserError(
+            f"{relative(folder)} is a DoRA adapter, which is written into the weights in fp32: --dtype would round "
+            "it away: leave it at float32"
+        )
     model = load_adapter(network, folder)
     set_weight(model, weight)
-    merged: torch.nn.Module = model.merge_and_unload() if merge else model
+    merged: torch.nn.Module = model.merge_and_unload() if merge and not whole else model
     return merged
+
+
+def check_whole(path: Path, network: torch.nn.Module) -> None:
+    """See that weights trained in full are a network's. Raises `BadAdapter` when they are not."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BadAdapter(f"{path.name} can't be read ({error})") from None
+    wanted = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
+    wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
+    if wrong:
+        raise BadAdapter(f"{path.name} has not the base's {listed(wrong)}")
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, without breaks."""
+    return " ".join(str(error).split())

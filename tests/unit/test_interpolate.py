@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_training import adapter_section, section
 from typer.testing import CliRunner
 
 from framelora.adapters.folder import adapter_files
@@ -20,10 +23,14 @@ from framelora.adapters.lora import adapter_tensors, add_lora, config_dict
 from framelora.cli import app
 from framelora.commands.interpolate import interpolate, place_track
 from framelora.console import UserError
+from framelora.families.framer import loss
 from framelora.families.framer.loss import load_denoiser
 from framelora.families.framer.networks.controlnet import new_controlnet
 from framelora.families.framer.networks.unet import DEFAULT_LORA_TARGETS
+from framelora.files import replace_folder
 from framelora.params import load_params
+from framelora.training.networks import build_networks, export, trained_parameters
+from framelora.training.outs import adapter_folder
 
 START, END = (REPOSITORY / f"data/demo/pairs/bunny_stretches_{half}.png" for half in ("start", "end"))
 FAST = {"frames": 3, "steps": 1, "size": "32x24"}
@@ -125,8 +132,6 @@ class TestAdapter:
         assert "is a DoRA adapter, which is written into the weights in fp32: --dtype would round it away" in err
 
     def test_one_for_another_model_is_refused(self, adapter: Path, tmp_path: Path) -> None:
-        from safetensors.torch import load_file, save_file
-
         tensors = load_file(adapter / "adapter_model.safetensors")
         other = {name.replace("down_blocks.0", "down_blocks.7"): tensor for name, tensor in tensors.items()}
         save_file(other, tmp_path / "adapter_model.safetensors")
@@ -145,6 +150,84 @@ def steered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.init.normal_(layer.weight, std=0.05)
     network.save_pretrained(folder / "controlnet")
     return folder
+
+
+@pytest.fixture(scope="module")
+def base(steered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with a ControlNet."""
+    folder = tmp_path_factory.mktemp("base")
+    for part in [*(REPOSITORY / "bases/tiny-framer").iterdir(), steered / "controlnet"]:
+        (folder / part.name).symlink_to(part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(base: Path) -> list[Any]:
+    """The base's clips, without and with a track."""
+    settings: dict[str, Any] = FAST | {"base": base}
+    return [interpolate(START, END, **settings, tracks=tracks) for tracks in ([], ["30,20 60,40"])]
+
+
+def train_out(base: Path, folder: Path, unet: str, controlnet: str) -> Any:
+    """models/adapter/ as training writes it, of networks that were moved; gives the networks too."""
+    networks = build_networks(
+        loss, base, adapter_section(target_modules=None), section(unet=unet, controlnet=controlnet), None
+    )
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in trained_parameters(networks).values():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    replace_folder(folder, adapter_folder(export(networks, {})))
+    return networks.eval()
+
+
+class TestWhatTrainingWrites:
+    FORMS = (("full", "none"), ("full", "full"), ("lora", "full"), ("lora", "lora"), ("none", "full"), ("none", "lora"))
+
+    @pytest.mark.parametrize(("unet", "controlnet"), FORMS)
+    def test_each_form_renders_as_the_networks_that_were_trained(
+        self, unet: str, controlnet: str, base: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        networks = train_out(base, tmp_path / "adapter", unet, controlnet)
+        settings: dict[str, Any] = FAST | {"base": base}
+        used: list[Any] = [{}, {"tracks": ["30,20 60,40"]}]
+        clips = [interpolate(START, END, adapter=tmp_path / "adapter", **settings, **given) for given in used]
+
+        def put_trained(pipeline: Any, *_: object) -> None:
+            pipeline.unet = networks["unet"]
+            if "controlnet" in networks and pipeline.controlnet is not None:
+                pipeline.controlnet = networks["controlnet"]
+
+        monkeypatch.setattr("framelora.commands.interpolate.put_on", put_trained)
+        expected = [interpolate(START, END, adapter=tmp_path, **settings, **given) for given in used]
+        for clip, trained, without, steering in zip(clips, expected, plain, (False, True), strict=True):
+            assert abs(clip.astype(int) - trained).max() <= 1
+            moved = unet != "none" or steering
+            assert (abs(clip.astype(int) - without).mean() > 0.3) == moved
+
+    def test_weights_in_full_of_another_model_or_damaged_are_refused(self, base: Path, tmp_path: Path) -> None:
+        train_out(base, tmp_path / "adapter", "full", "none")
+        path = tmp_path / "adapter/unet/diffusion_pytorch_model.safetensors"
+        tensors = load_file(path)
+        save_file({name: tensor for name, tensor in tensors.items() if name != "mask_token"}, path)
+        arguments = (START, END, "-o", tmp_path / "out.mp4", "--adapter", tmp_path / "adapter")
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (1, 1) and "another model" in err and "mask_token" in err
+        path.write_bytes(path.read_bytes()[:-1])
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (1, 1) and "is damaged" in err
+        path.unlink()
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (1, 1) and "is damaged" in err
+
+    def test_a_damaged_controlnet_is_refused(self, base: Path, tmp_path: Path) -> None:
+        train_out(base, tmp_path / "adapter", "none", "full")
+        path = tmp_path / "adapter/controlnet/diffusion_pytorch_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        code, _, err = run(
+            START, END, "-o", tmp_path / "o.mp4", "--adapter", tmp_path / "adapter", "--track", "1,1 2,2"
+        )
+        assert (code, err.count("\n")) == (1, 1) and "adapter/controlnet can't be read" in err
 
 
 class TestTracks:
