@@ -102,9 +102,9 @@ def start_from_adapter(networks: Mapping[str, nn.Module], folder: Path) -> None:
     for name, network in networks.items():
         paths = [folder / f"{name}_lora", *([folder] if name == "unet" else [])]
         path = next((path for path in paths if (path / WEIGHTS).is_file()), None)
-        if hasattr(network, "peft_config") and path is not None:
+        if is_adapted(network) and path is not None:
             try:
-                start_from(network, read_folder(path))
+                start_from(cast(Any, network), read_folder(path))
             except BadAdapter as error:
                 raise ValueError(f"adapter.start_from: {error}: copy it there again, or name another") from None
             except ValueError as error:
@@ -119,11 +119,25 @@ def trained_parameters(networks: nn.ModuleDict) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in networks.named_parameters() if parameter.requires_grad}
 
 
+def adapter_scales(networks: nn.ModuleDict) -> dict[str, dict[str, Any]]:
+    """What else than its values decides what an adapter does, for each network that has one."""
+    configs = {
+        name: cast(Any, network).peft_config["default"] for name, network in networks.items() if is_adapted(network)
+    }
+    keys = ("lora_alpha", "use_rslora", "use_dora", "init_lora_weights")
+    return {name: {key: getattr(config, key) for key in keys} for name, config in configs.items()}
+
+
+def is_adapted(network: nn.Module) -> bool:
+    """Whether a network has an adapter on it."""
+    return hasattr(network, "peft_config")
+
+
 def export(networks: nn.ModuleDict, lineage: dict[str, Any]) -> dict[str, bytes]:
     """The files of what was trained: a PEFT folder `NAME_lora/`, or a diffusers folder `NAME/`, for each network."""
     files: dict[str, bytes] = {}
     for name, network in networks.items():
-        if hasattr(network, "peft_config"):
+        if is_adapted(network):
             made = adapter_files(adapter_tensors(network), config_dict(network), lineage)
             files |= {f"{name}_lora/{file}": data for file, data in made.items()}
         elif any(parameter.requires_grad for parameter in network.parameters()):

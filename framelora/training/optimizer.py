@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from framelora.schema.training import Train
 
 
+CHOSEN = ("lr", "weight_decay", "eps")  # a group's numbers that come of the parameters
+
+
 class Stepper:
     """An optimizer over named parameters, or over copies of them in the CPU's memory.
 
@@ -35,6 +38,7 @@ class Stepper:
             for part, rate in self.rates.items()
         ]
         self.names = [name for part in self.rates for name in self.parameters if network(name) == part]
+        self.name = params.optimizer
         self.optimizer = build(groups, params)
 
     def set_factor(self, factor: float) -> None:
@@ -66,7 +70,7 @@ class Stepper:
             parameter.grad = None
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The optimizer's state: tensors named `parameter|part`, and the numbers of groups and parameters."""
+        """The optimizer's state: tensors named `parameter|part`; its name, and numbers of groups and parameters."""
         whole = self.optimizer.state_dict()
         tensors, numbers = {}, {}
         for index, parts in whole["state"].items():
@@ -76,7 +80,8 @@ class Stepper:
                     tensors[name] = value.detach().cpu().clone()
                 else:
                     numbers[name] = value
-        return tensors, {"groups": [plain(group) for group in whole["param_groups"]], "numbers": numbers}
+        groups = [changing(group) for group in whole["param_groups"]]
+        return tensors, {"name": self.name, "groups": groups, "numbers": numbers}
 
     def load_state(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         """Put back what `state` gave, once the parameters have their values."""
@@ -98,11 +103,13 @@ def network(name: str) -> str:
     return name.partition(".")[0]
 
 
-def plain(group: Mapping[str, Any]) -> dict[str, int | float]:
-    """The numbers of an optimizer's group that a step may change (Prodigy's estimate of the step size)."""
-    return {
-        name: value for name, value in group.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+def changing(group: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers of an optimizer's group that a step may change: Prodigy's estimate of the step size.
+
+    Those that the parameters choose are not among them: a run that goes on under others steps by the new ones.
+    """
+    numbers = {name: value for name, value in group.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if type(value) is not bool and name not in CHOSEN}
 
 
 def learning_rates(networks: Iterable[str], params: Train) -> dict[str, float]:

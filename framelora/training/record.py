@@ -12,13 +12,44 @@ from torch import Tensor, nn
 
 from framelora.training.checkpoint import Checkpoint, Checkpoints
 from framelora.training.items import Items
-from framelora.training.networks import export, trained_parameters, with_values
+from framelora.training.networks import adapter_scales, export, trained_parameters, with_values
 from framelora.training.optimizer import Stepper
 from framelora.training.validation import Diverged, Loss, validation_row
 from framelora.training.world import World
 
 if TYPE_CHECKING:
     from framelora.schema.training import Train
+
+
+class UnfitStart(Exception):
+    """A checkpoint is one of another training; says what differs."""
+
+
+def check_start(start: Checkpoint, networks: nn.ModuleDict, optimizer: str) -> None:
+    """See that a run can go on from a checkpoint.
+
+    Args:
+        start: the checkpoint.
+        networks: what takes part in a step, prepared.
+        optimizer: `train.optimizer`.
+
+    Raises:
+        UnfitStart: other parameters were trained there, or with another optimizer, or by adapters of another scale.
+    """
+    trained, found = trained_parameters(networks), start.tensors["parameters"]
+    others = sorted(trained.keys() ^ found.keys())
+    if others:
+        raise UnfitStart(f"other things were trained there ({len(others)} names differ, the first is {others[0]})")
+    for name, parameter in trained.items():
+        if parameter.shape != found[name].shape:
+            shapes = f"{list(found[name].shape)} there and {list(parameter.shape)} here"
+            raise UnfitStart(f"an adapter of another rank, or another base, was trained there ({name} is {shapes})")
+    for what, there, here in (
+        ("optimizer", start.scalars["optimizer"].get("name"), optimizer),
+        ("adapters", start.scalars.get("adapters"), adapter_scales(networks)),
+    ):
+        if there != here:
+            raise UnfitStart(f"the {what} there: {there}, here: {here}")
 
 
 class Record:
@@ -50,7 +81,7 @@ class Record:
         self.average = {name: value.detach().clone() for name, value in self.trained.items() if params.ema_decay}
 
     def restore(self, start: Checkpoint) -> None:
-        """Put a checkpoint's state back. Raises `KeyError` when it is one of other parameters."""
+        """Put back the state of a checkpoint that `check_start` has passed."""
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(start.tensors["parameters"][name])
@@ -59,7 +90,7 @@ class Record:
         self.stepper.load_state(start.tensors["optimizer"], start.scalars["optimizer"])
         if self.accelerator.scaler is not None and start.scalars["scaler"]:
             self.accelerator.scaler.load_state_dict(start.scalars["scaler"])
-        self.history, self.best = start.scalars["history"], start.scalars["best"]
+        self.history, self.best = list(start.scalars["history"]), start.scalars["best"]
 
     def update_average(self) -> None:
         """Move the average towards the parameters, where there is one."""
@@ -96,6 +127,7 @@ class Record:
         parts = {"parameters": on_cpu(self.trained), "average": on_cpu(self.average), "optimizer": tensors}
         scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         scalars = {"history": self.history, "best": self.best, "optimizer": numbers, "scaler": scaler}
+        scalars |= {"adapters": adapter_scales(self.networks)}
         self.checkpoints.save(Checkpoint(step, parts, scalars), self.export(step), final)
 
 

@@ -18,6 +18,7 @@ from framelora.training.loop import train
 from framelora.training.networks import build_networks
 from framelora.training.preflight import starting_folder
 from framelora.training.probe import NoGradient, layers_without_gradient
+from framelora.training.record import UnfitStart, check_start
 from framelora.training.trackers import open_trackers
 from framelora.training.validation import Diverged
 
@@ -84,9 +85,14 @@ class Session:
         )
         networks = self.networks().to(accelerator.device)
         steps = run_length(items["train"].shapes, params).steps
+        if start is not None:
+            try:
+                check_start(start, networks, params.optimizer)
+            except UnfitStart as reason:
+                raise UserError(f"train.resume_from_checkpoint: {reason}: train as there, or name another") from None
         if start is not None and start.step >= steps:
             raise UserError(f"train.resume_from_checkpoint is at step {start.step} of {steps}: raise the run's length")
-        if accelerator.is_main_process and params.lr_warmup_steps >= steps and params.lr_scheduler != "constant":
+        if accelerator.is_main_process and params.lr_warmup_steps > steps and params.lr_scheduler != "constant":
             warn(f"train: warm-up takes {params.lr_warmup_steps} of {steps} steps: the learning rate is never reached")
         try:
             if start is None:
@@ -99,9 +105,6 @@ class Session:
             last = max(checkpoints.folders(), default=None)
             good = f"the last good checkpoint is {relative(last)}" if last else "there is no checkpoint yet"
             raise UserError(f"{error}; {good}: lower train.learning_rate, or look at these items") from None
-        except KeyError as error:
-            what = f"it has no {error.args[0]}, so other things were trained there"
-            raise UserError(f"train.resume_from_checkpoint: {what}: name another") from None
         finally:
             accelerator.end_training()
 

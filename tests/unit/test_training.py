@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import math
@@ -11,6 +12,7 @@ import random
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +24,11 @@ from tiny_training import adapter_section, run, section, tiny_items, tiny_loss, 
 from torch import Tensor
 
 from framelora.console import UserError
-from framelora.training.checkpoint import BEST, STATE, Checkpoints, read_checkpoint, read_files
+from framelora.training.checkpoint import BEST, STATE, Checkpoint, Checkpoints, read_checkpoint, read_files
 from framelora.training.items import run_length
 from framelora.training.optimizer import Stepper, learning_rate_factor
 from framelora.training.probe import NoGradient, layers_without_gradient
+from framelora.training.session import Session
 from framelora.training.trackers import check_installed
 from framelora.training.validation import Diverged
 
@@ -126,6 +129,83 @@ class TestResume:
         assert [problem.partition(":")[0] for problem in problems] == ["final", "checkpoint-00000004"]
         run(str(tmp_path / "part"))
         assert final(tmp_path / "part") == final(tmp_path / "whole")
+
+
+def tiny_session(
+    folder: Path, adapter: dict[str, Any] | None = None, targets: tuple[str, ...] = ("to_q", "to_v"), **values: Any
+) -> Session:
+    """The real session, on the tiny net."""
+
+    def load_denoiser(base: Path, dtype: torch.dtype) -> tiny_training.Net:
+        torch.manual_seed(0)
+        return tiny_training.Net()
+
+    def loss(unet: Any, batch: Any, seeds: Any, base: Path, params: Any, levels: Any) -> Tensor:
+        return tiny_training.tiny_loss({"unet": unet}, batch, seeds, levels)  # type: ignore[arg-type]
+
+    sections = {"adapter": adapter_section(**{"target_modules": None} | (adapter or {})), "train": section(**values)}
+    params = tiny_training.SHIPPED.model_copy(update=sections)
+    family = SimpleNamespace(load_denoiser=load_denoiser, loss=loss, lora_targets=lambda _: targets)
+    return Session(params, family, folder, folder / "logs")
+
+
+def train_tiny(folder: Path, start: Checkpoint | None = None, **values: Any) -> Checkpoint:
+    """A run of the real session; gives its last checkpoint."""
+    items = {"train": tiny_training.tiny_items(7, "item"), "val": tiny_training.tiny_items(3, "val")}
+    own = copy.deepcopy(start)  # the optimizer steps on its tensors
+    tiny_session(folder, **values).train(items, Checkpoints(folder / "state"), own, tiny_training.LINEAGE)
+    return read_checkpoint(folder / "state/final")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint at step 2."""
+    return train_tiny(tmp_path_factory.mktemp("start"), max_train_steps=2)
+
+
+class TestResumeFromAnotherRun:
+    def test_it_goes_on_with_other_rates_and_more_steps(self, start: Checkpoint, tmp_path: Path) -> None:
+        """AdamW takes weight decay off a value before its step: lr * decay of it, exactly."""
+        values = {"max_train_steps": 3, "learning_rate": 0.01}
+        decayed, kept = (
+            train_tiny(tmp_path / f"{decay}", start, adam_weight_decay=decay, **values) for decay in (0.5, 0.0)
+        )
+        assert decayed.scalars["history"][:3] == start.scalars["history"]
+        assert decayed.scalars["history"][3]["learning_rate"] == 0.01
+        for name, before in start.tensors["parameters"].items():
+            lost = kept.tensors["parameters"][name] - decayed.tensors["parameters"][name]
+            torch.testing.assert_close(lost, 0.01 * 0.5 * before, rtol=1e-3, atol=1e-6)
+            assert (kept.tensors["parameters"][name] - before).abs().max() > 1e-3
+
+    @pytest.mark.parametrize(
+        ("values", "match"),
+        [
+            ({"adapter": {"rank": 4}}, r"another rank.*\[2, 4\] there and \[4, 4\] here"),
+            ({"adapter": {"rank": 1}}, r"another rank.*\[2, 4\] there and \[1, 4\] here"),
+            ({"optimizer": "prodigy", "learning_rate": 1.0}, "optimizer there: adamw, here: prodigy"),
+            ({"targets": ("to_q",)}, "other things were trained there .2 names differ"),
+            ({"targets": ("to_q", "to_v", "idle")}, "other things were trained there .2 names differ"),
+            ({"adapter": {"alpha": 3.0}}, "'lora_alpha': 2.0.* here: .*'lora_alpha': 3.0"),
+            ({"unet": "full"}, "other things were trained there"),
+        ],
+    )
+    def test_a_checkpoint_of_another_training_is_refused_in_one_line(
+        self, start: Checkpoint, tmp_path: Path, values: dict[str, Any], match: str
+    ) -> None:
+        with pytest.raises(UserError, match=f"^train.resume_from_checkpoint: .*{match}") as raised:
+            train_tiny(tmp_path, start, max_train_steps=4, **values)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "state").exists()
+
+    def test_a_mistake_inside_the_loop_is_not_taken_for_one_of_the_checkpoint(
+        self, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> Tensor:
+            raise KeyError("image_embeds")
+
+        monkeypatch.setattr(tiny_training, "tiny_loss", broken)
+        with pytest.raises(KeyError, match="image_embeds"):
+            train_tiny(tmp_path, start, max_train_steps=4)
 
 
 class TestLength:
