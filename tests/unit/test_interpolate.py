@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_training import adapter_section, section
@@ -21,12 +22,13 @@ from typer.testing import CliRunner
 from framelora.adapters.folder import adapter_files
 from framelora.adapters.lora import adapter_tensors, add_lora, config_dict
 from framelora.cli import app
-from framelora.commands.interpolate import interpolate, place_track
+from framelora.commands.interpolate import fit_image, interpolate, place_track
 from framelora.console import UserError
 from framelora.families.framer import loss
 from framelora.families.framer.loss import load_denoiser
 from framelora.families.framer.networks.controlnet import new_controlnet
 from framelora.families.framer.networks.unet import DEFAULT_LORA_TARGETS
+from framelora.families.framer.pipeline import FramerPipeline, interpolate_tracks
 from framelora.files import replace_folder
 from framelora.params import load_params
 from framelora.training.networks import build_networks, export, trained_parameters
@@ -90,7 +92,119 @@ class TestOutput:
         assert err.startswith("error: ") and "empty folder" in err
 
 
+def by_hand(base: Path, unet: Any = None, points: Any = None, **options: Any) -> Any:
+    """A clip of the pipeline itself, at the shipped parameters, 32x24."""
+    params = load_params(REPOSITORY / "params.yaml").framer
+    pipeline = FramerPipeline(base, controlnet=points is not None)
+    pipeline.unet = pipeline.unet if unet is None else unet
+    images = [fit_image(Image.open(path).convert("RGB"), (32, 24)) for path in (START, END)]
+    shown = {} if points is None else {"point_tracks": interpolate_tracks(points, 3)}
+    return pipeline(
+        *images,
+        width=32,
+        height=24,
+        num_frames=3,
+        min_guidance_scale=params.render.min_guidance_scale,
+        max_guidance_scale=params.render.max_guidance_scale,
+        middle_max_guidance=params.render.middle_max_guidance,
+        fps=params.conditioning.fps,
+        motion_bucket_id=params.conditioning.motion_bucket_id,
+        noise_aug_strength=params.conditioning.noise_aug_strength,
+        heatmap_side=params.objective.heatmap_side,
+        decode_chunk_size=params.render.decode_chunk_frames,
+        **shown,
+        **options,
+    )
+
+
+def frames_of(folder: Path, *options: object) -> Any:
+    """What the command line renders with options, as an array."""
+    fixed = [START, END, "-o", folder, "--frames", 3, "--size", "32x24"]
+    result = CliRunner().invoke(app, ["interpolate", *map(str, [*fixed, *options])])
+    assert result.exit_code == 0, result.stderr
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
+
+
+class TestOptions:
+    def test_seed_steps_and_scheduler_are_those_of_the_sampler(self, tmp_path: Path) -> None:
+        base = REPOSITORY / "bases/tiny-framer"
+        chosen: dict[str, Any] = {"steps": 3, "scheduler": "lcm", "seed": 4}
+        clips = {}
+        for name, value in ({"": 0} | {"steps": 2, "scheduler": "dpm++", "seed": 5}).items():
+            used = chosen | ({name: value} if name else {})
+            expected = by_hand(
+                base,
+                num_inference_steps=used["steps"],
+                scheduler=used["scheduler"],
+                generator=torch.Generator().manual_seed(used["seed"]),
+            )
+            clips[name] = interpolate(START, END, frames=3, size="32x24", **used)
+            assert abs(clips[name].astype(int) - expected).max() <= 1
+            given = [word for key, text in used.items() for word in (f"--{key}", text)]
+            np.testing.assert_array_equal(frames_of(tmp_path / f"of{name}", *given), clips[name])
+        for name in ("steps", "scheduler", "seed"):
+            assert abs(clips[name].astype(int) - clips[""]).mean() > 0.3, name
+
+    def test_the_strength_and_the_steps_of_the_tracks(self, base: Path, tmp_path: Path) -> None:
+        track, settings = "30,20 60,40", {"base": base, "frames": 3, "steps": 2, "size": "32x24"}
+        points = [place_track([(30.0, 20.0), (60.0, 40.0)], Image.open(START).size, (32, 24))]
+        plain = interpolate(START, END, **settings)  # type: ignore[arg-type]
+        clips = {}
+        for scale in (0.0, 0.5, 1.0):
+            expected = by_hand(
+                base,
+                points=points,
+                num_inference_steps=2,
+                controlnet_cond_scale=scale,
+                generator=torch.Generator().manual_seed(0),
+            )
+            options = ["--base", base, "--steps", 2, "--track", track, "--control-scale", scale]
+            clips[scale] = frames_of(tmp_path / f"scale{scale:.0%}", *options)
+            assert abs(clips[scale].astype(int) - expected).max() <= 1
+        assert abs(clips[0.0].astype(int) - plain).max() <= 1
+        assert abs(clips[0.5].astype(int) - clips[1.0]).mean() > 0.1
+        late = interpolate(START, END, tracks=[track], control_range=(0.5, 1.0), **settings)  # type: ignore[arg-type]
+        assert abs(late.astype(int) - clips[1.0]).mean() > 0.1
+        assert abs(late.astype(int) - plain).mean() > 0.1
+
+
 class TestAdapter:
+    def test_a_weight_multiplies_alpha_over_rank(self, adapter: Path, tmp_path: Path) -> None:
+        """W + weight * 4 / 2 * B A, written into the base; the guide's code had the weight in place of 4 / 2."""
+        unet = load_denoiser(REPOSITORY / "bases/tiny-framer", torch.float32)
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        layers = dict(unet.named_modules())
+        with torch.no_grad():
+            for name, down in tensors.items():
+                if ".lora_A." in name:
+                    layer: Any = layers[name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")]
+                    layer.weight += 0.7 * 4 / 2 * tensors[name.replace("lora_A", "lora_B")] @ down
+        expected = by_hand(
+            REPOSITORY / "bases/tiny-framer",
+            unet.eval(),
+            num_inference_steps=1,
+            generator=torch.Generator().manual_seed(0),
+        ).astype(int)
+        got = frames_of(tmp_path / "got", "--adapter", adapter, "--weight", 0.7, "--steps", 1)
+        twice = interpolate(START, END, adapter=adapter, weight=0.35, **FAST)  # type: ignore[arg-type]
+        assert abs(got - expected).max() <= 1
+        assert abs(twice - expected).mean() > 0.1
+
+    @pytest.mark.parametrize("merge", [False, True])
+    def test_merge_leaves_no_adapter_beside_the_weights(
+        self, merge: bool, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[FramerPipeline] = []
+
+        class Watched(FramerPipeline):
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                made.append(self)
+                return super().__call__(*args, **kwargs)
+
+        monkeypatch.setattr("framelora.families.framer.pipeline.Pipeline", Watched)
+        frames_of(tmp_path / "out", "--adapter", adapter, "--steps", 1, *(["--merge"] if merge else []))
+        assert any(isinstance(module, LoraLayer) for module in made[0].unet.modules()) == (not merge)
+
     def test_weight_multiplies_and_zero_is_the_base(self, adapter: Path) -> None:
         clips = {
             weight: interpolate(START, END, adapter=adapter, weight=weight, **FAST).astype(int)  # type: ignore[arg-type]

@@ -230,17 +230,26 @@ class TestLength:
         with pytest.raises(ValidationError):
             section(**values)
 
-    def test_accumulated_batches_weigh_like_one_batch(self, tmp_path: Path) -> None:
+    def test_accumulated_batches_weigh_like_one_batch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Four items as 2 x 2 and as 1 x 4: the same mean of gradients, by another order of additions."""
-        adapter = {"dropout": 0.0}
+
+        def without_draws(networks: Any, batch: Any, seeds: Any, levels: Any) -> Tensor:
+            value: Tensor = (networks["unet"](batch["x"]) - batch["x"]).square().mean(dim=1)
+            return value
+
+        monkeypatch.setattr(tiny_training, "tiny_loss", without_draws)
         for name, batch, parts in (("one", 4, 1), ("two", 2, 2)):
             run(
-                str(tmp_path / name), items=4, adapter=adapter, max_train_steps=1, lr_warmup_steps=0,
-                train_batch_size=batch, gradient_accumulation_steps=parts, validation_levels=1,
+                str(tmp_path / name), items=4, adapter={"dropout": 0.0}, max_train_steps=3, lr_warmup_steps=0,
+                train_batch_size=batch, gradient_accumulation_steps=parts, validation_levels=1, max_grad_norm=1e6,
             )  # fmt: skip
-        rows = [history(tmp_path / name) for name in ("one", "two")]
-        assert rows[0][0] == rows[1][0]
-        assert rows[0][1].keys() == rows[1][1].keys()
+        one, two = (history(tmp_path / name) for name in ("one", "two"))
+        assert len(one) == 4
+        for name in ("loss", "grad_norm", "validation_loss"):
+            rows = [[row[name] for row in rows if name in row] for rows in (one, two)]
+            assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+        weights = [load_file(tmp_path / name / "final/state/parameters.safetensors") for name in ("one", "two")]
+        torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
 
 
 class TestSchedule:
@@ -372,12 +381,21 @@ class TestFull:
         assert {name.split(".")[0] for name in moved} == {"to_q", "to_v", "idle"} - ({"idle"} - {n[:4] for n in moved})
         assert json.loads((tmp_path / "state/final/unet/config.json").read_text()) == {"_class_name": "Net", "width": 8}
 
-    def test_the_optimizer_has_what_is_trained_and_nothing_else(self, tmp_path: Path) -> None:
-        run(str(tmp_path / "state"))
-        stepped = {name.partition("|")[0] for name in read_checkpoint(tmp_path / "state/final").tensors["optimizer"]}
+    def test_the_optimizer_has_what_is_trained_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[Stepper] = []
+        monkeypatch.setattr("framelora.training.loop.Stepper", lambda *given: made.append(Stepper(*given)) or made[0])
+        run(str(tmp_path / "state"), max_train_steps=1)
+        [stepper] = made
+        stepped = [parameter for group in stepper.optimizer.param_groups for parameter in group["params"]]
         names = [name for name, _ in tiny_networks(section())["unet"].named_parameters(prefix="unet")]
-        assert stepped == {name for name in names if ".lora_" in name}
-        assert len(stepped) < len(names)
+        adapters = [name for name in names if ".lora_" in name]
+        assert sorted(stepper.parameters) == sorted(adapters)
+        assert len(adapters) == 4 and len(names) == 4 + 6
+        assert [id(value) for value in stepped] == [id(value) for value in stepper.parameters.values()]
+        saved = {name.partition("|")[0] for name in read_checkpoint(tmp_path / "state/final").tensors["optimizer"]}
+        assert saved == set(adapters)
 
 
 class TestTrackers:
