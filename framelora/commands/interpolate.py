@@ -88,8 +88,12 @@ def interpolate(
     if output is not None:
         check_output(output)
     base = base or Path(settings.model.base)
-    if not (base / "unet/config.json").is_file():
-        raise UserError(f"{relative(base)} holds no unet/config.json: name a base model's folder")
+    part = load_part(family, "pipeline")
+    missing = [name for name in part.FILES if not (base / name).is_file()]
+    if missing:
+        raise UserError(f"{relative(base)} holds no {missing[0]}: name a base model's folder")
+    if dtype not in DTYPES:
+        raise UserError(f"there is no dtype {dtype}: choose one of {', '.join(DTYPES)}")
     images = [read_image(path) for path in (start, end)]
     if images[0].size != images[1].size:
         sizes = " and ".join(f"{image.width}x{image.height}" for image in images)
@@ -97,15 +101,13 @@ def interpolate(
     bucket = parse_size(size) if size else nearest_bucket(*images[0].size, settings.extract.buckets)
     points = [place_track(read_track(track), images[0].size, bucket) for track in tracks]
 
-    part = load_part(family, "pipeline")
+    of_base = bool(points) and not own_controlnet(adapter)
+    if of_base and not (base / "controlnet" / FULL_CONFIG).is_file():
+        raise UserError(f"{relative(base)} has no controlnet/, which --track needs: name an adapter with one")
     try:
-        pipeline: Any = part.Pipeline(
-            base, controlnet=bool(points) and not own_controlnet(adapter), device=configure_torch(), dtype=DTYPES[dtype]
-        )
-    except FileNotFoundError:
-        raise UserError(f"{relative(base)} has no controlnet/, which --track needs: name an adapter with one") from None
-    except KeyError:
-        raise UserError(f"there is no dtype {dtype}: choose one of {', '.join(DTYPES)}") from None
+        pipeline: Any = part.Pipeline(base, controlnet=of_base, device=configure_torch(), dtype=DTYPES[dtype])
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{relative(base)} can't be read: {one_line(error)}") from None
     if adapter is not None:
         put_on(pipeline, adapter, weight, merge, bool(points))
 

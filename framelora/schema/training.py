@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from framelora.schema.base import Fraction, Positive, Section
+from framelora.schema.base import Positive, Section
 
 
 class Adapter(Section):
@@ -63,13 +63,13 @@ class Train(Section):
     learning_rate: Annotated[float, Field(ge=0)]
     """Learning rate after warm-up (a factor on Prodigy's own: 1.0 there)."""
     controlnet_learning_rate: Annotated[float, Field(ge=0)] | None
-    """The ControlNet's own; null: as learning_rate."""
+    """The ControlNet's own; null: as learning_rate, which Prodigy demands."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
     """Schedule of the learning rate, counted in optimizer steps."""
     lr_warmup_steps: Annotated[int, Field(ge=0)]
     """Optimizer steps of linear warm-up, from 1 / lr_warmup_steps at the first (no effect under `constant`)."""
-    adam_beta1: Fraction
-    adam_beta2: Fraction
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)]
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)]
     adam_weight_decay: Annotated[float, Field(ge=0)]
     adam_epsilon: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
@@ -114,6 +114,9 @@ class Train(Section):
             raise ValueError("set one of num_train_epochs and max_train_steps, and the other to null")
         if self.unet == "none" and self.controlnet == "none":
             raise ValueError("unet and controlnet are both none: nothing would be trained")
+        rates = {self.learning_rate, self.controlnet_learning_rate} - {None, 0.0}
+        if self.optimizer == "prodigy" and len(rates) > 1 and "none" not in (self.unet, self.controlnet):
+            raise ValueError("prodigy finds one step size for all: set controlnet_learning_rate to null")
         if self.base_int8 and self.base_fp8:
             raise ValueError("base_int8 and base_fp8 are two ways to hold the base: set one of them")
         if self.base_fp8 and not self.gradient_checkpointing:

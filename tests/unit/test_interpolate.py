@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -388,6 +390,30 @@ class TestMistakes:
             assert (code, err.count("\n")) == (1, 1), err
             assert err.startswith("error: ") and message in err, err
         assert not out.exists()
+
+    @pytest.mark.parametrize(
+        "name", ["vae/config.json", "feature_extractor/preprocessor_config.json", "image_encoder/config.json",
+                 "scheduler/scheduler_config.json", "vae/diffusion_pytorch_model.safetensors"],
+    )  # fmt: skip
+    def test_a_base_that_lacks_a_part_is_told_by_its_file(self, name: str, tmp_path: Path) -> None:
+        shutil.copytree(REPOSITORY / "bases/tiny-framer", tmp_path / "base")
+        (tmp_path / "base" / name).unlink()
+        code, _, err = run(START, END, "-o", tmp_path / "out.mp4", "--base", tmp_path / "base")
+        assert (code, err.count("\n")) == (1, 1)
+        expected = f"base holds no {name}" if name.endswith(".json") else "base can't be read: .*/vae"
+        assert re.match(rf"error: .*{expected}", err) and "controlnet" not in err, err
+
+    @pytest.mark.parametrize(
+        ("text", "match"), [("{broken", "not valid JSON"), ("[]", "not a mapping"), ("{}", "lora_alpha = None")]
+    )
+    def test_a_damaged_configuration_of_an_adapter_is_named(
+        self, text: str, match: str, adapter: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(adapter, tmp_path / "adapter")
+        (tmp_path / "adapter/adapter_config.json").write_text(text)
+        code, _, err = run(START, END, "-o", tmp_path / "out.mp4", "--adapter", tmp_path / "adapter")
+        assert (code, err.count("\n")) == (1, 1)
+        assert "adapter is damaged" in err and match in err, err
 
     def test_a_size_the_vae_cannot_take(self) -> None:
         with pytest.raises(UserError, match="multiple of 4"):

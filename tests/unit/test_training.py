@@ -26,7 +26,7 @@ from torch import Tensor
 from framelora.console import UserError
 from framelora.training.checkpoint import BEST, STATE, Checkpoint, Checkpoints, read_checkpoint, read_files
 from framelora.training.items import run_length
-from framelora.training.optimizer import Stepper, learning_rate_factor
+from framelora.training.optimizer import Stepper, learning_rate_factor, learning_rates
 from framelora.training.probe import NoGradient, layers_without_gradient
 from framelora.training.session import Session
 from framelora.training.trackers import check_installed
@@ -226,7 +226,7 @@ class TestLength:
         assert len(trained) == 2 and all(value.abs().max() > 0.01 for value in trained)  # B begins at zero
 
     @pytest.mark.parametrize("values", [{"max_train_steps": None}, {"num_train_epochs": 1}, {"unet": "none"}])
-    def test_contradictory_parameters_are_refused(self, values: dict[str, Any]) -> None:
+    def test_contradictory_lengths_are_refused(self, values: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             section(**values)
 
@@ -290,6 +290,33 @@ class TestSchedule:
     def test_schedules_fall_as_their_names_say(self, name: str, expected: Any) -> None:
         factor = learning_rate_factor(section(lr_scheduler=name, lr_warmup_steps=2), 10)
         assert [factor(step) for step in range(2, 10)] == pytest.approx([expected(step) for step in range(2, 10)])
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("values", "match"),
+        [
+            ({"adam_beta1": 1.0}, "adam_beta1"),
+            ({"adam_beta2": 1.0}, "adam_beta2"),
+            (
+                {"optimizer": "prodigy", "learning_rate": 1.0, "controlnet": "lora", "controlnet_learning_rate": 0.5},
+                "set controlnet_learning_rate to null",
+            ),
+        ],
+    )
+    def test_what_no_optimizer_takes_is_refused_by_the_schema(self, values: dict[str, Any], match: str) -> None:
+        with pytest.raises(ValidationError, match=match):
+            section(**values)
+
+    @pytest.mark.parametrize("rate", [None, 1.0, 0.0])
+    def test_prodigy_takes_one_rate_and_groups_that_stand_still(self, rate: float | None) -> None:
+        params = section(optimizer="prodigy", learning_rate=1.0, controlnet="lora", controlnet_learning_rate=rate)
+        parameters = {name: torch.nn.Parameter(torch.ones(3)) for name in ("unet.w", "controlnet.w")}
+        stepper = Stepper(parameters, learning_rates(["unet", "controlnet"], params), params)
+        for parameter in parameters.values():
+            parameter.grad = torch.ones(3)
+        stepper.step(None)
+        assert not torch.equal(parameters["unet.w"], torch.ones(3))
 
 
 class TestBest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +82,18 @@ def test_weights_are_those_of_the_base(plain: Memory) -> None:
     whole = memory(unet="full")
     assert (whole.frozen, whole.trained) == (0, plain.frozen)
     assert memory(unet="full", ema_decay=0.9).optimizer == whole.optimizer + whole.trained
+
+
+def test_a_stock_unet_is_counted_as_it_is_loaded_with_a_ninth_channel(plain: Memory, tmp_path: Path) -> None:
+    for part in BASES["framer"].iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "unet").unlink()
+    config = json.loads((BASES["framer"] / "unet/config.json").read_text())
+    assert config["in_channels"] == 2 * config["out_channels"] + 1
+    config |= {"in_channels": 2 * config["out_channels"], "_class_name": "UNetSpatioTemporalConditionModel"}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/config.json").write_text(json.dumps(config))
+    assert memory_of(configured(), tmp_path, WINDOW, gpu=False) == plain
 
 
 def test_8_bit_layers_are_counted_as_such(plain: Memory) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from framelora.families.framer.networks.unet import FramerUNet
+from framelora.families.framer.networks.unet import FramerUNet, is_stock
 
 NETWORK = "unet"
 KOHYA_PREFIX = "lora_unet_"
@@ -18,8 +18,13 @@ def original_name(layer: str) -> str:
 
 
 def empty_denoiser(base: Path) -> FramerUNet:
-    """A base's denoiser on the meta device: layers and shapes from its configuration, no weights."""
+    """A base's denoiser on the meta device: layers and shapes from its configuration, no weights.
+
+    A stock SVD UNet is widened, as `load_unet` does it.
+    """
     config = FramerUNet.load_config(base / "unet", local_files_only=True)
+    if is_stock(config):
+        config = config | {"in_channels": config["in_channels"] + 1}
     with torch.device("meta"):
         denoiser: FramerUNet = FramerUNet.from_config(config)
     return denoiser

@@ -34,6 +34,14 @@ from framelora.families.framer.networks.unet import added_time_ids, load_unet
 
 __all__ = ["FramerPipeline", "Pipeline", "interpolate_tracks"]
 
+# What a base model's folder holds at least.
+FILES = (
+    "unet/config.json",
+    "vae/config.json",
+    "image_encoder/config.json",
+    "feature_extractor/preprocessor_config.json",
+    "scheduler/scheduler_config.json",
+)
 MIN_FRAMES = 3  # with two there is nothing between the ends
 
 

@@ -6,7 +6,7 @@ spatio-temporal UNet whose `conv_in` takes 2C+1 channels instead of 2C, plus one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,15 @@ def load_unet(base: Path, dtype: torch.dtype = torch.float32) -> FramerUNet:
     """
     folder = base / "unet"
     config: dict[str, Any] = UNetSpatioTemporalConditionModel.load_config(folder, local_files_only=True)
-    if config["in_channels"] != 2 * config["out_channels"]:
+    if not is_stock(config):
         return FramerUNet.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     stock = UNetSpatioTemporalConditionModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     return widen(stock)
+
+
+def is_stock(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is a stock SVD UNet's, with 2C input channels (what it leaves out is as Framer's)."""
+    return bool(config.get("in_channels", 9) == 2 * config.get("out_channels", 4))
 
 
 def widen(stock: UNetSpatioTemporalConditionModel) -> FramerUNet:
