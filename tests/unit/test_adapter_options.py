@@ -93,6 +93,16 @@ def test_merged_by_peft_alone_it_gives_the_same(kind: str, tmp_path: Path) -> No
         torch.testing.assert_close(merged(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_gaussian_init_is_normal_of_standard_deviation_one_over_rank() -> None:
+    """peft's own default is uniform within 1 / sqrt(width): a standard deviation of 0.036 here."""
+    wide = nn.ModuleDict({"to_q": nn.Linear(256, 64)})
+    state = adapter_tensors(add_lora(wide, adapter_section(rank=8, target_modules=["to_q"]), [], seed=5))
+    down, up = (state[f"base_model.model.to_q.lora_{part}.weight"] for part in "AB")
+    assert float(down.std()) == pytest.approx(1 / 8, rel=0.05)
+    assert float((down.abs() < 1 / 8).float().mean()) == pytest.approx(0.683, abs=0.03)
+    assert not up.any()
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_what_is_trained_is_fp32_whatever_the_base(kind: str) -> None:
     model = add_lora(net(torch.bfloat16), adapter_section(**KINDS[kind]), [], seed=5)

@@ -244,13 +244,13 @@ class TestRender:
         truth = renderer.through_vae(Window("p", "c", "window", "s", 0, "s", 2, 3, 24, 16), lambda *_: latents)
         np.testing.assert_array_equal(renderer.frames_through_vae(frames), truth)
 
-    @pytest.mark.parametrize("guidance", [(1.0, 1.0), (1.0, 3.0)])
+    @pytest.mark.parametrize("guidance", [(1.0, 1.0, False), (1.0, 3.0, False), (1.0, 9.0, True)])
     def test_one_step_is_the_denoised_estimate_with_guidance_rising_along_frames(
-        self, unet: FramerUNet, params: Params, guidance: tuple[float, float]
+        self, unet: FramerUNet, params: Params, guidance: tuple[float, float, bool]
     ) -> None:
         """Independent computation of a one-step sample: x0_hat = c_skip x + c_out F at sigma 700."""
         section = params.framer.render.model_copy(
-            update={"min_guidance_scale": guidance[0], "max_guidance_scale": guidance[1]}
+            update=dict(zip(("min_guidance_scale", "max_guidance_scale", "middle_max_guidance"), guidance, strict=True))
         )
         renderer = render.Renderer(BASE, params.framer.model_copy(update={"render": section}), torch.device("cpu"))
         window = Window("p", "c", "window", "s", 0, "s", 3, 4, 16, 16)
@@ -281,10 +281,35 @@ class TestRender:
                 ).sample
 
         conditional, unconditional = predict(1.0), predict(0.0)
-        scale = torch.linspace(*guidance, 4).view(1, 4, 1, 1, 1)
+        lowest, highest, middle = guidance
+        ramp = [lowest + (highest - lowest) * frame / 3 for frame in range(4)]
+        if middle:  # the means of neighbours of the ramp followed by its mirror image
+            ramp = [(ramp[0] + ramp[1]) / 2, (ramp[2] + ramp[3]) / 2, (ramp[3] + ramp[2]) / 2, (ramp[1] + ramp[0]) / 2]
+        scale = torch.tensor(ramp).view(1, 4, 1, 1, 1)
         prediction = unconditional + scale * (conditional - unconditional)
         denoised = x / (sigma**2 + 1) - prediction * sigma / math.sqrt(sigma**2 + 1)
         expected = renderer.decode(denoised[0] / read_spec(BASE).scaling_factor)
         difference = abs(got.astype(int) - expected.astype(int))
         assert difference.max() <= 2
         assert difference.mean() < 0.2
+
+    def test_the_sampler_is_the_parameters_unless_another_is_asked_for(self, unet: FramerUNet, params: Params) -> None:
+        window = Window("p", "c", "window", "s", 0, "s", 2, 3, 16, 16)
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            f"s@{frame:05d}": {
+                "condition_latents": torch.randn(8, 8, 8, generator=generator),
+                "image_embeds": torch.randn(32, generator=generator),
+            }
+            for frame in (0, 2)
+        }
+
+        def sample(chosen: str, asked: str | None = None) -> Any:
+            section = params.framer.render.model_copy(update={"scheduler": chosen})
+            renderer = render.Renderer(BASE, params.framer.model_copy(update={"render": section}), torch.device("cpu"))
+            given = {"num_inference_steps": 3, "seed": 3, "scheduler": asked}
+            return renderer.sample(unet, window, lambda _, unit: tensors[unit], **given).astype(int)
+
+        for name in ("dpm++", "lcm"):
+            np.testing.assert_array_equal(sample(name), sample("euler", name))
+            assert abs(sample(name) - sample("euler")).mean() > 0.3

@@ -149,11 +149,14 @@ def tiny_session(
     return Session(params, family, folder, folder / "logs")
 
 
+def all_items() -> dict[str, Any]:
+    return {"train": tiny_items(7, "item"), "val": tiny_items(3, "val")}
+
+
 def train_tiny(folder: Path, start: Checkpoint | None = None, **values: Any) -> Checkpoint:
     """A run of the real session; gives its last checkpoint."""
-    items = {"train": tiny_training.tiny_items(7, "item"), "val": tiny_training.tiny_items(3, "val")}
     own = copy.deepcopy(start)  # the optimizer steps on its tensors
-    tiny_session(folder, **values).train(items, Checkpoints(folder / "state"), own, tiny_training.LINEAGE)
+    tiny_session(folder, **values).train(all_items(), Checkpoints(folder / "state"), own, tiny_training.LINEAGE)
     return read_checkpoint(folder / "state/final")
 
 
@@ -319,6 +322,21 @@ class TestRefused:
         assert not torch.equal(parameters["unet.w"], torch.ones(3))
 
 
+class TestPruning:
+    @pytest.mark.parametrize(("limit", "kept"), [(0, [6, 7]), (4, [4, 5, 6, 7])])
+    def test_old_checkpoints_and_bests_go(self, limit: int, kept: list[int], tmp_path: Path) -> None:
+        """A run that goes on from the oldest checkpoint needs the best weights of that time, and no older ones."""
+        state = tmp_path / "state"
+        often = {"checkpointing_steps": 1, "validation_steps": 1}
+        run(str(state), max_train_steps=8, checkpoints_total_limit=limit, learning_rate=0.002, **often)
+        assert sorted(state.glob("checkpoint-*")) == [state / f"checkpoint-{step:08d}" for step in kept]
+        losses = {row["step"]: row["validation_loss"] for row in history(state)[1:]}
+        lowest = [step for step in losses if losses[step] == min(losses[n] for n in range(1, step + 1))]
+        oldest = max(step for step in lowest if step <= kept[0])
+        assert sorted(state.glob("best-*")) == [state / f"best-{step:08d}" for step in lowest if step >= oldest]
+        assert lowest[0] < oldest, "nothing had to go"
+
+
 class TestBest:
     def test_the_lowest_validation_loss_keeps_its_weights(self, tmp_path: Path) -> None:
         run(str(tmp_path / "state"), learning_rate=3.0, max_train_steps=6, checkpointing_steps=2)
@@ -376,8 +394,65 @@ class TestDivergence:
         with pytest.raises(Diverged, match=r"the loss is nan at step [12] \(items item3\)"):
             run(str(tmp_path / "state"))
 
+    @pytest.mark.parametrize(
+        ("step", "good"), [(1, "there is no checkpoint yet"), (3, "the last good checkpoint is .*/checkpoint-00000002")]
+    )
+    def test_the_session_names_the_last_good_checkpoint(
+        self, step: int, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps: list[int] = []
+
+        def diverging(networks: Any, batch: Any, seeds: Any, levels: Any) -> Tensor:
+            steps.extend([len(steps)] if levels is None else [])
+            losses = tiny_loss(networks, batch, seeds, levels)
+            return losses * math.nan if len(steps) > 2 * step - 2 and levels is None else losses
+
+        session = tiny_session(tmp_path)
+        monkeypatch.setattr(Session, "probe", lambda *_: None)
+        monkeypatch.setattr(tiny_training, "tiny_loss", diverging)
+        with pytest.raises(UserError, match=rf"^the loss is nan at step {step} \(items .*item.*\); {good}: lower "):
+            session.train(all_items(), Checkpoints(tmp_path / "state"), None, tiny_training.LINEAGE)
+
+    def test_a_validation_loss_that_is_not_finite_stops_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured: list[int] = []
+
+        def diverging(networks: Any, batch: Any, seeds: Any, levels: Any) -> Tensor:
+            measured.extend([1] if levels is not None else [])
+            losses = tiny_loss(networks, batch, seeds, levels)
+            return losses * math.inf if levels is not None and len(measured) > 2 * 3 else losses
+
+        monkeypatch.setattr(tiny_training, "tiny_loss", diverging)
+        with pytest.raises(Diverged, match=r"the validation loss is inf at step 4"):
+            run(str(tmp_path / "state"))
+        assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["best-00000002", "checkpoint-00000002"]
+
+
+class Twin(tiny_training.Net):
+    """Two layers of one name, of which one gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.apart = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 8)})
+
 
 class TestProbe:
+    def test_the_session_refuses_a_group_without_a_gradient_before_the_first_step(self, tmp_path: Path) -> None:
+        session = tiny_session(tmp_path, targets=("to_q", "idle"))
+        with pytest.raises(UserError, match=r"^unet: idle would get no gradient, .*adapter\.target_modules"):
+            session.train(all_items(), Checkpoints(tmp_path / "state"), None, tiny_training.LINEAGE)
+        assert not (tmp_path / "state").exists()
+
+    def test_the_session_lists_single_layers_without_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        train_tiny(tmp_path / "sound", max_train_steps=1)
+        assert "no gradient" not in capsys.readouterr().err
+        monkeypatch.setattr(tiny_training, "Net", Twin)
+        train_tiny(tmp_path / "twin", max_train_steps=1)
+        assert "train: 1 layers get no gradient and stay as they are: unet.apart.to_q\n" in capsys.readouterr().err
+
     def check(self, **values: Any) -> list[str]:
         from accelerate import Accelerator
 
