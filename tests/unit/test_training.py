@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import tiny_training
 import torch
+from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_training import adapter_section, run, section, tiny_items, tiny_loss, tiny_networks
@@ -27,6 +29,7 @@ from framelora.console import UserError
 from framelora.training.checkpoint import BEST, STATE, Checkpoint, Checkpoints, read_checkpoint, read_files
 from framelora.training.items import run_length
 from framelora.training.optimizer import Stepper, learning_rate_factor, learning_rates
+from framelora.training.outs import pack_files
 from framelora.training.probe import NoGradient, layers_without_gradient
 from framelora.training.session import Session
 from framelora.training.trackers import check_installed
@@ -339,12 +342,13 @@ class TestPruning:
 
 class TestBest:
     def test_the_lowest_validation_loss_keeps_its_weights(self, tmp_path: Path) -> None:
-        run(str(tmp_path / "state"), learning_rate=3.0, max_train_steps=6, checkpointing_steps=2)
+        run(str(tmp_path / "state"), learning_rate=0.3, max_train_steps=6, checkpointing_steps=2)
         rows = [row for row in history(tmp_path / "state")[1:] if "validation_loss" in row]
         lowest = min(rows, key=lambda row: row["validation_loss"])
         best = tmp_path / "state" / f"best-{lowest['step']:08.0f}"
         assert json.loads((best / BEST).read_bytes()) == {name: lowest[name] for name in ("step", "validation_loss")}
-        at = "final" if lowest["step"] == 6 else f"checkpoint-{lowest['step']:08.0f}"
+        at = f"checkpoint-{lowest['step']:08.0f}"
+        assert lowest["step"] < 6, "the last is the best"
         kept = {name: data for name, data in read_files(best).items() if name != BEST}
         assert kept == {n: d for n, d in read_files(tmp_path / "state" / at).items() if n.startswith("unet_lora/")}
 
@@ -454,8 +458,6 @@ class TestProbe:
         assert "train: 1 layers get no gradient and stay as they are: unet.apart.to_q\n" in capsys.readouterr().err
 
     def check(self, **values: Any) -> list[str]:
-        from accelerate import Accelerator
-
         networks = tiny_networks(section(), adapter_section(**values))
         before = {name: value.clone() for name, value in networks.state_dict().items()}
         idle = layers_without_gradient(networks, tiny_items(1, "item"), tiny_loss, Accelerator(cpu=True), 0)
@@ -498,6 +500,127 @@ class TestFull:
         assert [id(value) for value in stepped] == [id(value) for value in stepper.parameters.values()]
         saved = {name.partition("|")[0] for name in read_checkpoint(tmp_path / "state/final").tensors["optimizer"]}
         assert saved == set(adapters)
+
+
+class TestStart:
+    def test_a_run_begins_with_the_earlier_adapter_that_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its validation loss at step 0 is what the earlier run ended with, under another alpha too."""
+        train_tiny(tmp_path / "earlier", max_train_steps=3)
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(tmp_path / "earlier/state/final/unet_lora", tmp_path / "models/start/earlier")
+        ended = read_checkpoint(tmp_path / "earlier/state/final").scalars["history"][-1]["validation_loss"]
+        for name, alpha in (("same", 2.0), ("other", 5.0)):
+            adapter = {"start_from": "models/start/earlier", "alpha": alpha}
+            begun = train_tiny(tmp_path / name, adapter=adapter, max_train_steps=1).scalars["history"][0]
+            assert begun["validation_loss"] == pytest.approx(ended, rel=1e-5)
+        anew = train_tiny(tmp_path / "anew", max_train_steps=1).scalars["history"][0]
+        assert abs(anew["validation_loss"] - ended) > 0.01
+
+
+class TestControlNet:
+    def test_its_learning_rate_is_its_own(self, tmp_path: Path) -> None:
+        """AdamW's first step moves every value by its learning rate: here B, which begins at zero."""
+
+        def loss(unet: Any, batch: Any, seeds: Any, base: Any, params: Any, levels: Any, controlnet: Any) -> Tensor:
+            value: Tensor = (unet(batch["x"]) + controlnet(batch["x"]) - batch["x"]).square().mean(dim=1)
+            return value
+
+        for rate, expected in ((0.002, 0.002), (None, 0.05)):
+            folder = tmp_path / f"{rate}"
+            session = tiny_session(
+                folder, controlnet="lora", controlnet_learning_rate=rate, max_train_steps=1, lr_warmup_steps=0
+            )
+            session.family.loss = loss
+            session.family.load_controlnet = lambda *_: tiny_training.Net()
+            session.train(all_items(), Checkpoints(folder / "state"), None, tiny_training.LINEAGE)
+            for network, moved in (("unet", 0.05), ("controlnet", expected)):
+                saved = load_file(folder / f"state/final/{network}_lora/adapter_model.safetensors")
+                values = saved["base_model.model.to_v.lora_B.weight"].abs()
+                torch.testing.assert_close(values, torch.full_like(values, moved), rtol=1e-2, atol=0)
+
+
+class TestPublish:
+    @pytest.mark.parametrize("chosen", ["final", "best"])
+    def test_the_weights_that_are_named_go_to_models_adapter(
+        self, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from stages.train import Run
+
+        run(str(tmp_path / "state"), learning_rate=0.3, max_train_steps=6)
+        best = json.loads((tmp_path / "state/final" / STATE).read_bytes())["best"]["step"]
+        assert best < 6
+        folders = {"final": "final", "best": f"best-{best:08d}"}
+        cells = {name: SimpleNamespace(kind="cell", key=name, inputs={"versions": {}}) for name in folders}
+        payloads = {name: pack_files(read_files(tmp_path / "state" / folder)) for name, folder in folders.items()}
+        sections = {"train": section(publish=chosen)}
+        finished: Any = SimpleNamespace(
+            cells=lambda: cells,
+            store=SimpleNamespace(read=lambda _, key: (None, payloads[key])),
+            params=tiny_training.SHIPPED.model_copy(update=sections),
+            family=SimpleNamespace(noise_level=lambda quantile, _: quantile),
+            final=cells["final"],
+        )
+        monkeypatch.chdir(tmp_path)
+        Run.publish(finished)
+        published = read_files(tmp_path / "models/adapter")
+        assert published == read_files(tmp_path / "state" / folders[chosen] / "unet_lora")
+        other = {"final": "best", "best": "final"}[chosen]
+        assert published != read_files(tmp_path / "state" / folders[other] / "unet_lora")
+
+
+def scaled(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Let the runs of a test scale their losses as under fp16 on a GPU."""
+
+    def accelerator(**given: Any) -> Any:
+        made = Accelerator(**given)
+        made.scaler = torch.amp.GradScaler("cpu", **options)
+        return made
+
+    monkeypatch.setattr(tiny_training, "Accelerator", accelerator)
+
+
+class TestLossScaling:
+    """fp16's loss scaling, with torch's scaler on the CPU; factors are powers of two, so nothing is rounded."""
+
+    @pytest.mark.parametrize("max_grad_norm", [0.05, 1e6])
+    def test_gradients_are_unscaled_before_they_are_clipped(
+        self, max_grad_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run(str(tmp_path / "plain"), max_grad_norm=max_grad_norm, adam_epsilon=0.01)
+        scaled(monkeypatch, init_scale=2.0**12, growth_interval=2)
+        run(str(tmp_path / "scaled"), max_grad_norm=max_grad_norm, adam_epsilon=0.01)
+        assert history(tmp_path / "scaled") == history(tmp_path / "plain")
+        weights = [read_files(tmp_path / name / "final/unet_lora") for name in ("plain", "scaled")]
+        assert weights[0] == weights[1]
+        state = json.loads((tmp_path / "scaled/final" / STATE).read_bytes())["scaler"]
+        assert state["scale"] == 2.0**14  # it grew after steps 2 and 4
+
+    def test_an_overflow_skips_the_step_and_lowers_the_scale(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scaled(monkeypatch, init_scale=2.0**127)
+        loss = tiny_loss
+        monkeypatch.setattr(tiny_training, "tiny_loss", lambda *given: 8 * loss(*given))
+        run(str(tmp_path / "state"), max_train_steps=1, adapter={"dropout": 0.0})
+        assert history(tmp_path / "state")[1]["grad_norm"] == 0.0
+        found = read_checkpoint(tmp_path / "state/final")
+        assert found.scalars["scaler"]["scale"] == 2.0**126
+        name = "base_model.model.to_v.lora_B.default.weight"
+        assert not found.tensors["parameters"][f"unet.{name}"].any()
+        assert not found.tensors["optimizer"]
+
+    def test_its_state_is_saved_and_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        scaled(monkeypatch, init_scale=2.0**4, growth_interval=3)
+        for name in ("whole", "part"):
+            run(str(tmp_path / name))
+        for name in ("final", "checkpoint-00000004"):
+            shutil.rmtree(tmp_path / "part" / name)
+        run(str(tmp_path / "part"))
+        state = read_checkpoint(tmp_path / "part/final").scalars["scaler"]
+        assert (state["scale"], state["_growth_tracker"]) == (2.0**5, 2)
+        assert final(tmp_path / "part") == final(tmp_path / "whole")
 
 
 class TestTrackers:
