@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from framelora.digest import sha256
 from framelora.files import column
 
 SPLITS = ("train", "val", "test")
@@ -49,17 +48,6 @@ PAIRS_SCHEMA = pa.schema(
 )
 # Columns that a filter may name, beside those of metadata files.
 MEASURES = ("motion", "motion_ends", "static", "sharpness", "brightness", "num_frames", "width", "height")
-
-
-def split_of(content_id: str, *, seed: int, val_fraction: float, test_fraction: float) -> str:
-    """The split of a source: a function of its id and the seed, so adding clips moves no other clip.
-
-    Sources that belong together are dealt by the name of their group in place of the content id.
-    """
-    share = int(sha256(f"{seed}/{content_id}".encode())[:16], 16) / 16**16
-    if share < test_fraction:
-        return "test"
-    return "val" if share < test_fraction + val_fraction else "train"
 
 
 def cut_pairs(

@@ -20,8 +20,9 @@ from framelora import files
 from framelora.cells.store import Cell, open_store
 from framelora.console import UserError
 from framelora.dataset.captions import COLUMNS_SCHEMA, column_rows
-from framelora.dataset.pairs import PAIRS_SCHEMA, SHOTS_SCHEMA, SPLITS, cut_pairs, split_of
+from framelora.dataset.pairs import PAIRS_SCHEMA, SHOTS_SCHEMA, SPLITS, cut_pairs
 from framelora.dataset.sampler import BatchSampler
+from framelora.dataset.splits import check_splits, place, split_of
 from framelora.digest import draw_seed, sha256
 from framelora.media.decode import decode_video
 from framelora.media.lossless import encode_frames
@@ -209,8 +210,8 @@ def test_the_advised_seed_fills_every_split(names: set[str], short: int) -> None
     def check(params: Pair) -> None:
         windows: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
         for row in rows:
-            windows[stage.place(str(row["content_id"]), params, {})].append(row)
-        stage.check_splits(windows, params, {})
+            windows[place(str(row["content_id"]), params, {})].append(row)
+        check_splits(windows, params, {})
 
     try:
         check(SETTINGS)
