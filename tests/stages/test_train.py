@@ -126,6 +126,7 @@ def killed_after(project: Project, step: int) -> None:
     assert not list((project.root / ".cells/train/adapter").rglob("*.cell"))
 
 
+@pytest.mark.nightly
 def test_dvc_that_is_killed_with_all_its_processes_goes_on_in_the_same_bytes(encoded: Project) -> None:
     encoded.repro("train")
     whole = adapter_of(encoded)
