@@ -27,7 +27,7 @@ def show() -> None:
         arrow = "\N{UPWARDS ARROW}" if metric.better == "higher" else "\N{DOWNWARDS ARROW}"
         table.add_column(f"{metric.title} {arrow}", justify="right")
     table.add_column("PSNR gain over\nthe base, dB (95 %)", justify="right", no_wrap=True)
-    for method in sorted(has(totals, ENDS)):
+    for method in sorted({method for metric in (*shown, ENDS) for method in has(totals, metric)}):
         values = [totals.get(f"{metric.name}_{method}") for metric in shown]
         cells = ["-" if value is None else f"{value:.{m.digits}f}" for value, m in zip(values, shown, strict=True)]
         gain = f"psnr_gain_{method}"
