@@ -164,22 +164,28 @@ def step_charts(totals: pd.DataFrame) -> list[Chart]:
 
 
 def dynamics_charts(metrics: Mapping[str, float]) -> list[Chart]:
-    """Steadiness against motion, by weight, where both are measured: a still clip is perfectly steady."""
+    """Steadiness against motion, by weight, where both are measured: the weights alone, so that one can be chosen by
+    eye, then beside the truth and a clip that stands still, which is perfectly steady."""
     line = [name for name in ("base", *adapters_of(metrics)) if f"warp_error_{name}" in metrics]
     if not metrics.get("flow_magnitude_base") or len(line) < 2:
         return []
-    beside = {"truth": "the true clip", "still": "a clip that stands still", "hold_first": "the first frame held"}
-    beside = {name: label for name, label in beside.items() if f"warp_error_{name}" in metrics}
+    labels = {"truth": "the true clip", "still": "a clip that stands still", "hold_first": "the first frame held"}
+    beside = [name for name in labels if f"warp_error_{name}" in metrics]
     points = {name: (metrics.get(f"dynamics_{name}", 1.0), metrics[f"warp_error_{name}"]) for name in (*line, *beside)}
-    chart = draw(
-        "Warp error against motion",
-        "Warp error in levels, and motion as a share of the base's: "
-        + ", ".join(f"{name} {error:.2f} at {100 * moved:.0f} %" for name, (moved, error) in points.items()),
-        "motion, share of the base's",
-        "warp error, levels",
-        {
-            ("strong dots", "base, then rising weights"): [points[name] for name in line],
-            **{(f"line{number} dots", label): [points[name]] for number, (name, label) in enumerate(beside.items(), 1)},
-        },
-    )
-    return [chart] if chart else []
+    charts: list[Chart] = []
+    wider = [("The same beside what is true or still", beside)] if beside else []
+    for title, others in (("Warp error against motion", []), *wider):
+        told = {name: points[name] for name in (*line, *others)}
+        chart = draw(
+            title,
+            "Warp error in levels, and motion as a share of the base's: "
+            + ", ".join(f"{name} {error:.2f} at {100 * moved:.0f} %" for name, (moved, error) in told.items()),
+            "motion, share of the base's",
+            "warp error, levels",
+            {
+                ("strong dots", "base, then rising weights"): [points[name] for name in line],
+                **{(f"line{n} dots", labels[name]): [points[name]] for n, name in enumerate(others, 1)},
+            },
+        )
+        charts += [chart] if chart else []
+    return charts

@@ -426,7 +426,8 @@ def test_warp_error_is_drawn_against_motion_from_the_base_through_the_weights() 
     assert dynamics_charts(metrics()) == []
     # The truth, and a clip that stands still: perfectly steady, which is why motion stands beside it.
     ends = {"warp_error_truth": 2.5, "dynamics_truth": 1.1, "warp_error_still": 0.0, "dynamics_still": 0.0}
-    (chart,) = dynamics_charts(swept({"adapter_1": 2.0}, {"adapter_1": 0.2}) | ends)
+    alone, chart = dynamics_charts(swept({"adapter_1": 2.0}, {"adapter_1": 0.2}) | ends)
+    assert len(alone.lines) == 1  # where they lie far apart, the weights would be a dot beside them
     assert chart.summary.endswith("adapter_1 2.00 at 20 %, truth 2.50 at 110 %, still 0.00 at 0 %")
     assert [line.label for line in chart.lines] == [
         "base, then rising weights", "the true clip", "a clip that stands still",
