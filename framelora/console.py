@@ -32,6 +32,11 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> Ite
     return tqdm(items, desc=label, total=total, delay=2, disable=None, file=sys.stderr)
 
 
+def one_line(error: Exception) -> str:
+    """What an exception says, without breaks."""
+    return " ".join(str(error).split())
+
+
 def relative(path: Path) -> str:
     """A path as messages show it: relative to the repository (the working directory) where it lies inside."""
     resolved = path.absolute()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from framelora.console import UserError, relative
+from framelora.console import UserError, one_line, relative
 from framelora.schema.base import Section
 from framelora.schema.data import Captions, Data, Extract, Pair
 from framelora.schema.easyanimate import EasyAnimate
@@ -68,7 +68,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{where} is not valid YAML{line}: {error.problem}") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where} is not valid YAML: {one_line(error)}") from None
     if not isinstance(document, dict):
         raise UserError(f"{where} must hold sections such as `train:`, not {type(document).__name__}")
     _refuse_reserved(document, where)

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import nn
 
-from framelora.adapters.peft_folder import peft_config, peft_tensors
+from framelora.adapters.peft_folder import PREFIX, peft_config, peft_tensors
 from framelora.adapters.state import BadAdapter, LoraState
 
 # Layers that stay exact on a float8 base: adapters, modulations, embeddings of the time, what makes the output.
@@ -37,15 +37,14 @@ def put_on(denoiser: nn.Module, state: LoraState, name: str = "default") -> Peft
         made = get_peft_model(denoiser, LoraConfig(**config), adapter_name=name)
         assert isinstance(made, PeftModel)
         model = made
-    prefix = "base_model.model."
     found = {
-        layer.removeprefix(prefix)
+        layer.removeprefix(PREFIX)
         for layer, module in model.named_modules()
         if isinstance(module, PeftLayer) and name in module.lora_A
     }
     if found != set(state.layers):
         raise BadAdapter(f"peft adapts other layers: {sorted(found ^ set(state.layers))[:3]}")
-    set_peft_model_state_dict(model, peft_tensors(state, prefix), adapter_name=name)
+    set_peft_model_state_dict(model, peft_tensors(state, PREFIX), adapter_name=name)
     return model.eval().requires_grad_(False)
 
 

@@ -14,13 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framelora.adapters.folder import CONFIG, FULL_WEIGHTS
-from framelora.adapters.peft_folder import peft_tensors
+from framelora.adapters.peft_folder import PREFIX, peft_tensors
 from framelora.adapters.state import LoraState
 
 if TYPE_CHECKING:
     from framelora.schema.training import Adapter
-
-PREFIX = "base_model.model."  # of peft's names
 
 
 def add_lora(denoiser: nn.Module, params: Adapter, default_targets: Sequence[str], seed: int) -> PeftModel:

@@ -20,6 +20,8 @@ KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<layer>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
 )
 
+PREFIX = "base_model.model."  # of the names of a PeftModel's tensors
+
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises `BadAdapter` when it is none."""
@@ -134,4 +136,4 @@ def peft_tensors(state: LoraState, prefix: str) -> dict[str, Tensor]:
 
 def folder_files(state: LoraState) -> dict[str, bytes]:
     """A PEFT folder: file name -> content."""
-    return adapter_files(peft_tensors(state, "base_model.model."), peft_config(state), state.lineage)
+    return adapter_files(peft_tensors(state, PREFIX), peft_config(state), state.lineage)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from framelora import files
 from framelora.base_model import fingerprint
-from framelora.console import UserError, command, relative, say, warn
+from framelora.console import UserError, command, one_line, relative, say, warn
 from framelora.params import load_params
 from framelora.report.run import read_commit
 from framelora.source import load_part
@@ -63,7 +63,7 @@ def bad_adapters() -> Iterator[None]:
     except ValueError as error:  # BadAdapter, Unsupported
         raise UserError(str(error)) from None
     except OSError as error:  # of diffusers too: a network without its weights
-        raise UserError(f"{' '.join(str(error).split())}: restore the file, or name another") from None
+        raise UserError(f"{one_line(error)}: restore the file, or name another") from None
 
 
 def parse_weighted(text: str) -> tuple[Path, float]:

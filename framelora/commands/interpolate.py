@@ -17,7 +17,7 @@ from framelora.adapters.folder import CONFIG, FULL_CONFIG, FULL_WEIGHTS
 from framelora.adapters.peft_folder import read_folder
 from framelora.adapters.state import BadAdapter, check_fits, linear_shapes, listed
 from framelora.compute import DTYPES, configure_torch
-from framelora.console import UserError, relative
+from framelora.console import UserError, one_line, relative
 from framelora.media.buckets import centre_crop, cover, nearest_bucket
 from framelora.media.clip import check_output, write_clip
 from framelora.media.probe import IMAGE_FORMATS, Unreadable, open_image
@@ -270,8 +270,3 @@ def check_whole(path: Path, network: torch.nn.Module) -> None:
     wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
     if wrong:
         raise BadAdapter(f"{path.name} has not the base's {listed(wrong)}")
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, without breaks."""
-    return " ".join(str(error).split())

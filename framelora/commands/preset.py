@@ -10,7 +10,7 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from framelora.console import UserError, relative, say
+from framelora.console import UserError, one_line, relative, say
 from framelora.files import write_bytes
 from framelora.params import load_params
 
@@ -48,7 +48,7 @@ def merged(params: Path, preset: Path) -> bytes:
         except FileNotFoundError:
             raise UserError(f"{relative(path)} does not exist: run from the repository's root") from None
         except YAMLError as error:
-            raise UserError(f"{relative(path)} is not valid YAML: {' '.join(str(error).split())}") from None
+            raise UserError(f"{relative(path)} is not valid YAML: {one_line(error)}") from None
     document, values = documents
     if not isinstance(values, dict):
         raise UserError(f"{relative(preset)} holds no sections: name a file of presets/")

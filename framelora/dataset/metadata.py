@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from framelora.console import one_line
 from framelora.dataset.rules import Finding, unopened
 
 FILES = ("metadata.json", "metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -189,7 +190,7 @@ def _parquet(path: Path, name: str) -> Raw:
         yield Finding("metadata-unreadable", name, unopened(error))
         return
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)[:160]
         yield Finding("metadata-unreadable", name, f"is not a Parquet table that can be read ({reason})")
         return
     if len(set(table.column_names)) != table.num_columns:
@@ -200,7 +201,7 @@ def _parquet(path: Path, name: str) -> Raw:
         try:
             columns[key] = column.to_pylist()
         except (ValueError, OverflowError) as error:  # Arrow's dates and durations reach further than Python's
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error)[:160]
             yield Finding("metadata-unreadable", name, f"column {key!r} holds a value out of range ({reason})")
             return
     for number in range(table.num_rows):

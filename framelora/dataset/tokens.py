@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from framelora.console import UserError, relative
+from framelora.console import UserError, one_line, relative
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def text_length(base: Path) -> TextLength:
         older = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return TextLength("tokens", lambda text: len(older(text).input_ids))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(
             f"model.base: the tokenizer in {relative(folder)} can't be loaded ({reason}): restore its files"
         ) from error
